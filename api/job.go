@@ -1,0 +1,93 @@
+package api
+
+import "time"
+
+// JobState is the state of a job or of one of its tasks. Only these
+// transitions exist: queued to running, running to finished, failed or
+// queued (rerunnable jobs), queued or running to canceled.
+type JobState string
+
+// The states.
+const (
+	JobQueued   JobState = "queued"
+	JobRunning  JobState = "running"
+	JobFinished JobState = "finished"
+	JobFailed   JobState = "failed"
+	JobCanceled JobState = "canceled"
+)
+
+// Ended tells whether a state is final.
+func (s JobState) Ended() bool {
+	return s == JobFinished || s == JobFailed || s == JobCanceled
+}
+
+// SentFile is a file that travels with a job: its content was uploaded as a
+// blob before, and every node that runs a task of the job gets it.
+type SentFile struct {
+	Path   string `json:"path" doc:"relative, clean, below the task's working directory"`
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+	Mode   uint32 `json:"mode" doc:"permission bits"`
+}
+
+// JobSpec is what a user asks for.
+type JobSpec struct {
+	Argv     []string   `json:"argv" doc:"program and arguments; never a shell line"`
+	Env      []string   `json:"env,omitempty" doc:"KEY=value"`
+	Name     string     `json:"name,omitempty"`
+	Tasks    int        `json:"tasks" doc:"how many, at least 1"`
+	Spread   bool       `json:"spread,omitempty" doc:"no two tasks on one node"`
+	On       string     `json:"on,omitempty" doc:"host list of nodes it may run on; empty: any"`
+	Cores    int        `json:"cores" doc:"cores of each task; 0 means 1"`
+	MemMiB   int64      `json:"mem_mib,omitempty" doc:"memory of each task; 0: not known"`
+	Files    []SentFile `json:"files,omitempty"`
+	Detached bool       `json:"detached,omitempty" doc:"its user may go away"`
+	Stdin    bool       `json:"stdin,omitempty" doc:"a client will send input; else it is empty"`
+	Label    bool       `json:"label,omitempty" doc:"output lines are shown with their task"`
+	// RequestID makes a submission idempotent: a client that lost the
+	// answer repeats the request and gets the same job.
+	RequestID string `json:"request_id,omitempty"`
+}
+
+// Owner is the user that a job belongs to and runs as.
+type Owner struct {
+	User   string   `json:"user"`
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty" doc:"supplementary groups"`
+}
+
+// Job is what was asked for and how far it is.
+type Job struct {
+	ID        uint64    `json:"id"`
+	Name      string    `json:"name"`
+	Owner     Owner     `json:"owner"`
+	State     JobState  `json:"state"`
+	Reason    string    `json:"reason,omitempty" doc:"why it is queued, failed or canceled"`
+	Spec      JobSpec   `json:"spec"`
+	Tasks     []Task    `json:"tasks"`
+	Submitted time.Time `json:"submitted"`
+	Started   time.Time `json:"started,omitzero"`
+	Ended     time.Time `json:"ended,omitzero"`
+	ExitCode  int       `json:"exit_code" doc:"highest of its tasks; 128 + signal for a signal"`
+}
+
+// Task is one process tree of a job on one node.
+type Task struct {
+	Job      uint64    `json:"job"`
+	Index    int       `json:"index" doc:"from 0"`
+	State    JobState  `json:"state"`
+	Node     string    `json:"node,omitempty" doc:"name of the node it runs or ran on"`
+	Why      string    `json:"why,omitempty" doc:"why it was placed there, or what it waits for"`
+	Started  time.Time `json:"started,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
+	ExitCode int       `json:"exit_code"`
+	Signal   int       `json:"signal,omitempty" doc:"signal that ended it"`
+	Error    string    `json:"error,omitempty" doc:"why it could not start, or node lost"`
+	Output   int64     `json:"output_bytes" doc:"output that the head keeps"`
+}
+
+// SignalRequest sends a signal to every task of a job.
+type SignalRequest struct {
+	Signal int `json:"signal" doc:"number, as on Linux amd64"`
+}

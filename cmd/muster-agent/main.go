@@ -1,0 +1,4 @@
+// Command muster-agent is part of muster.
+package main
+
+func main() {}

@@ -1,0 +1,4 @@
+// Command muster-init is part of muster.
+package main
+
+func main() {}

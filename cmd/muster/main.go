@@ -1,0 +1,4 @@
+// Command muster is part of muster.
+package main
+
+func main() {}
