@@ -62,18 +62,22 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 		"not in the build": {check: checkImports, tree: tree(
 			"pxe/p.go", "//go:build tools\n\npackage pxe\nimport _ \"muster/api\"",
 			"pxe/q.go", "//go:build windows\n\npackage pxe\nimport _ \"muster/api\"")},
-		"linked through another package": {check: linked, tree: tree(
-			"cmd/muster-agent/m.go", `package main; import (_ "muster/nodeagent"; _ "golang.org/x/sys/unix")`,
-			"nodeagent/a.go", `package nodeagent; import _ "muster/internal/kmod"`,
-			"nodeagent/a_test.go", `package nodeagent; import _ "example.com/test"`,
-			"internal/kmod/k.go", `package kmod; import _ "example.com/heavy"`),
-			want: []string{"links example.com/heavy through internal/kmod/k.go"}},
+		"linked through another package": {
+			check: linked, tree: tree(
+				"cmd/muster-agent/m.go", `package main; import (_ "muster/nodeagent"; _ "golang.org/x/sys/unix")`,
+				"nodeagent/a.go", `package nodeagent; import _ "muster/internal/kmod"`,
+				"nodeagent/a_test.go", `package nodeagent; import _ "example.com/test"`,
+				"internal/kmod/k.go", `package kmod; import _ "example.com/heavy"`),
+			want: []string{"links example.com/heavy through internal/kmod/k.go"},
+		},
 
 		"documented": {check: checkDocs, tree: tree(
 			"a/doc.go", "// Package a is.\npackage a", "cmd/x/main.go", "// Command x does.\npackage main", "tagged/t.go", "//go:build tools\n\npackage t", "e/e_test.go", "package e")},
-		"undocumented": {check: checkDocs, tree: tree(
-			"a/a.go", "// Package a is.\npackage a", "b/doc.go", "package b", "cmd/x/main.go", "package main"),
-			want: []string{"a: no doc.go", "b: no doc.go", "cmd/x: no comment"}},
+		"undocumented": {
+			check: checkDocs, tree: tree(
+				"a/a.go", "// Package a is.\npackage a", "b/doc.go", "package b", "cmd/x/main.go", "package main"),
+			want: []string{"a: no doc.go", "b: no doc.go", "cmd/x: no comment"},
+		},
 
 		"constant tables": {check: checkState, tree: tree("a/a.go", `package a
 			var ErrX = errors.New("x")
@@ -85,12 +89,16 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 			func f() { table := 1; table = 2; local := T{}; local.ErrX = nil }`)},
 		"init":     {check: checkState, tree: tree("a/a.go", "package a\nfunc init() {}"), want: []string{"a/a.go:2: init"}},
 		"no value": {check: checkState, tree: tree("a/a.go", "package a\nvar count int"), want: []string{"package variable count has no value"}},
-		"made to change": {check: checkState, tree: tree("a/a.go", "package a\nvar m = make(map[string]int)\nvar n = &sync.Mutex{}\nvar p = sync.Pool{}"),
-			want: []string{"variable m holds", "variable n holds", "variable p holds"}},
-		"assigned in another file": {check: checkState, tree: tree(
-			"a/a.go", "package a\nvar names = map[string]int{}",
-			"a/b.go", "package a\nfunc f() {\n names[\"x\"] = 1\n}\nfunc g() { delete(names, \"x\") }\nfunc h(names []int) { names[0]++ }"),
-			want: []string{"a/b.go:3: assigns to the package variable names", "a/b.go:5: assigns to the package variable names"}},
+		"made to change": {
+			check: checkState, tree: tree("a/a.go", "package a\nvar m = make(map[string]int)\nvar n = &sync.Mutex{}\nvar p = sync.Pool{}"),
+			want: []string{"variable m holds", "variable n holds", "variable p holds"},
+		},
+		"assigned in another file": {
+			check: checkState, tree: tree(
+				"a/a.go", "package a\nvar names = map[string]int{}",
+				"a/b.go", "package a\nfunc f() {\n names[\"x\"] = 1\n}\nfunc g() { delete(names, \"x\") }\nfunc h(names []int) { names[0]++ }"),
+			want: []string{"a/b.go:3: assigns to the package variable names", "a/b.go:5: assigns to the package variable names"},
+		},
 		"counted": {check: checkState, tree: tree("a/a.go", "package a\nvar n = 1\nfunc f() { n++ }"), want: []string{"a/a.go:3: assigns to the package variable n"}},
 	}
 	for name, c := range cases {

@@ -31,6 +31,7 @@ func (s source) test() bool { return strings.HasSuffix(s.path, "_test.go") }
 func (s source) at(pos token.Pos) string {
 	return fmt.Sprintf("%s:%d", s.path, s.fset.Position(pos).Line)
 }
+
 func (s source) imports() []string {
 	var all []string
 	for _, spec := range s.file.Imports {
