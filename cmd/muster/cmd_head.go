@@ -311,12 +311,12 @@ func openSockets(ctx context.Context, o headOptions, cred *syscall.Credential) (
 		return files, err
 	}
 	defer s.Close()
-	passed, err := s.Files()
+	names, passed, err := s.Files()
 	if err != nil {
 		return files, err
 	}
-	for name, f := range passed {
-		files[name] = f
+	for i, name := range names {
+		files[name] = passed[i]
 	}
 	return files, nil
 }

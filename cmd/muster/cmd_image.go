@@ -51,7 +51,7 @@ func newImageListCommand(at *headFlag) *cobra.Command {
 				if i.Default {
 					def = "yes"
 				}
-				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, orDash(api.CompressHostList(i.Nodes)))
+				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, orDash(api.FormatHostList(i.Nodes)))
 			}
 			return t.write(cmd.OutOrStdout())
 		}),

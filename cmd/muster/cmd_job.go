@@ -81,7 +81,7 @@ func jobNodes(j api.Job) string {
 			names = append(names, t.Node)
 		}
 	}
-	return api.CompressHostList(names)
+	return api.FormatHostList(names)
 }
 
 // jobText is a job's command, or what it waits for.

@@ -303,7 +303,7 @@ func expandNodes(args []string) ([]string, error) {
 			names = append(names, a)
 			continue
 		}
-		list, err := api.ExpandHostList(a)
+		list, err := api.ParseHostList(a)
 		if err != nil {
 			return nil, usageError{err}
 		}

@@ -189,7 +189,7 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 		return api.JobSpec{}, err
 	}
 	if f.on != "" {
-		if _, err := api.ExpandHostList(f.on); err != nil {
+		if _, err := api.ParseHostList(f.on); err != nil {
 			return api.JobSpec{}, usagef("--on: %w", err)
 		}
 	}
