@@ -214,7 +214,7 @@ func packKernel(ctx context.Context, cfg Config, c *cache, in kernelInputs, k *k
 		out.Early = append(out.Early, namedBlob{path.Base(m.Path), blob})
 	}
 	cfg.Progress(Event{Step: StepKernel, Detail: fmt.Sprintf("packing %d modules", len(sel.files))})
-	if out.Modules, err = writeModules(c, sel, in); err != nil {
+	if out.Modules, err = writeModules(ctx, c, sel, in); err != nil {
 		return out, err
 	}
 	out.Firmware, err = pickFirmware(ctx, c, sel.set.Firmware(sel.names()...), firmware)
@@ -222,7 +222,7 @@ func packKernel(ctx context.Context, cfg Config, c *cache, in kernelInputs, k *k
 }
 
 // writeModules writes the squashfs that is mounted at /lib/modules/RELEASE.
-func writeModules(c *cache, sel *selection, in kernelInputs) (deb.FileHash, error) {
+func writeModules(ctx context.Context, c *cache, sel *selection, in kernelInputs) (deb.FileHash, error) {
 	t := initramfs.NewTree(in.Time)
 	for _, name := range sortedKeys(sel.files) {
 		if err := t.AddBytes(name, 0o644, sel.files[name], "the kernel package"); err != nil {
@@ -239,7 +239,7 @@ func writeModules(c *cache, sel *selection, in kernelInputs) (deb.FileHash, erro
 		opts.Level, opts.BlockSize = squashfs.Best, 1<<20
 	}
 	return c.put(func(f *os.File) error {
-		_, err := squashfs.Write(f, t, opts)
+		_, err := squashfs.Write(ctx, f, t, opts)
 		return err
 	})
 }
