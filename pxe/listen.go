@@ -213,7 +213,6 @@ func openICMP(ctx context.Context, ifi *net.Interface) (net.PacketConn, error) {
 	err = errors.Join(
 		p.SetICMPFilter(&f),
 		p.JoinGroup(ifi, &net.IPAddr{IP: allRouters.AsSlice()}),
-		p.SetControlMessage(ipv6.FlagHopLimit, true),
 		p.SetMulticastInterface(ifi),
 		// RFC 4861 6.1.2: anything but 255 is dropped by the receiver.
 		p.SetHopLimit(255), p.SetMulticastHopLimit(255),
@@ -376,4 +375,3 @@ func (s *Sockets) Close() error {
 	}
 	return errors.Join(errs...)
 }
-
