@@ -17,7 +17,7 @@ var ErrNotOurs = errors.New("not ours")
 
 // Options that the dhcpv4 package has no name for.
 var (
-	optOverload  = dhcpv4.OptionOptionOverload         // RFC 2132 9.3
+	optOverload  = dhcpv4.OptionOptionOverload            // RFC 2132 9.3
 	optVendor    = dhcpv4.OptionVendorSpecificInformation // RFC 2132 8.4, filled by PXE 2.1
 	optGUID      = dhcpv4.OptionClientMachineIdentifier   // RFC 4578 2.3
 	optIPXE      = dhcpv4.GenericOptionCode(175)          // iPXE's own options
@@ -186,7 +186,8 @@ func isIPXE(m *dhcpv4.DHCPv4) bool {
 }
 
 // uuidOf reads option 97: a type byte of 0 and a GUID. ROMs have been seen to
-// leave the type out, or to send it empty.
+// leave the type out, or to send it empty. The GUID is as SMBIOS stores it:
+// the first three fields have their least byte first (SMBIOS 7.2.1).
 func uuidOf(b []byte) string {
 	switch {
 	case len(b) == 17 && b[0] == 0:
@@ -202,7 +203,7 @@ func uuidOf(b []byte) string {
 	if or == 0 || and == 0xff { // boards that were never given one
 		return ""
 	}
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", []byte{b[3], b[2], b[1], b[0]}, []byte{b[5], b[4]}, []byte{b[7], b[6]}, b[8:10], b[10:16])
 }
 
 // isRaspberry tells the address blocks of the Raspberry Pi makers.

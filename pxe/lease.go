@@ -74,7 +74,7 @@ type Book struct {
 	now func() time.Time
 	out *leaseLog // nil: kept in memory only
 
-	mu    sync.Mutex // guards all below
+	mu    sync.Mutex       // guards all below
 	byMAC map[MAC][]*lease // one for each network that it was seen on
 	byIP  map[netip.Addr]*lease
 	// fullUntil is when a pool that was found full may have an address again.

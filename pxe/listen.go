@@ -45,6 +45,8 @@ type ListenConfig struct {
 	HTTP, TFTP string
 	// DHCP opens the sockets of interfaces; false is for --dhcp=off.
 	DHCP bool
+	// NoRA opens no ICMPv6 sockets: router solicitations stay unanswered.
+	NoRA bool
 }
 
 // receiveBuffer holds the first messages of some thousand machines that are
@@ -63,7 +65,7 @@ func Listen(ctx context.Context, cfg ListenConfig) (_ *Sockets, err error) {
 	}()
 	if cfg.DHCP {
 		for _, name := range cfg.Interfaces {
-			l, err := listenLink(ctx, name)
+			l, err := listenLink(ctx, name, !cfg.NoRA)
 			s.Links = append(s.Links, l)
 			if err != nil {
 				return nil, fmt.Errorf("opening sockets on %s: %w", name, err)
@@ -96,7 +98,7 @@ func portError(what, addr string, err error) error {
 	return fmt.Errorf("listening on %s for %s: %w", addr, what, err)
 }
 
-func listenLink(ctx context.Context, name string) (Link, error) {
+func listenLink(ctx context.Context, name string, ra bool) (Link, error) {
 	l := Link{Name: name}
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
@@ -118,8 +120,10 @@ func listenLink(ctx context.Context, name string) (Link, error) {
 	if l.Raw, err = openRaw(ifi); err != nil {
 		return l, fmt.Errorf("opening a raw socket: %w", err)
 	}
-	// A machine without IPv6 needs no router advertisement either.
-	l.ICMP, _ = openICMP(ctx, ifi)
+	if ra {
+		// A machine without IPv6 needs no router advertisement either.
+		l.ICMP, _ = openICMP(ctx, ifi)
+	}
 	return l, nil
 }
 
@@ -213,7 +217,6 @@ func openICMP(ctx context.Context, ifi *net.Interface) (net.PacketConn, error) {
 	err = errors.Join(
 		p.SetICMPFilter(&f),
 		p.JoinGroup(ifi, &net.IPAddr{IP: allRouters.AsSlice()}),
-		p.SetControlMessage(ipv6.FlagHopLimit, true),
 		p.SetMulticastInterface(ifi),
 		// RFC 4861 6.1.2: anything but 255 is dropped by the receiver.
 		p.SetHopLimit(255), p.SetMulticastHopLimit(255),
@@ -376,4 +379,3 @@ func (s *Sockets) Close() error {
 	}
 	return errors.Join(errs...)
 }
-

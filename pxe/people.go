@@ -149,3 +149,19 @@ func (l *limiter) forget(now time.Time) {
 		clear(l.per)
 	}
 }
+
+// TFTPDone takes the end of a TFTP transfer, for the timeline; err is nil for
+// one that sent the whole file. Called by whoever runs the TFTP server beside
+// this one, from any goroutine.
+func (s *Server) TFTPDone(client netip.AddrPort, name string, bytes int64, d time.Duration, err error) {
+	if err != nil || bytes == 0 {
+		return // given up, as EDK2 does after it learned the size
+	}
+	ip := client.Addr().Unmap()
+	mac, _ := s.holder(ip)
+	c := s.facts(mac).Client
+	if c == "" {
+		c = ClientUEFI
+	}
+	s.loaderSent(mac, ip, c, name, bytes, d)
+}

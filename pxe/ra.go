@@ -39,8 +39,13 @@ type advertiser struct {
 // serving DHCP, so a failing socket only ends this.
 func (a *advertiser) run(ctx context.Context) {
 	defer stopOnDone(ctx, a.conn)()
+	a.conn.SetReadDeadline(time.Time{}) // a run before this one may have set it
 	b := make([]byte, 1500)
 	pc := ipv6.NewPacketConn(a.conn)
+	if err := pc.SetControlMessage(ipv6.FlagHopLimit, true); err != nil {
+		a.log.Warn("router advertisements are not sent", "if", a.name, "err", err)
+		return
+	}
 	for {
 		n, cm, from, err := pc.ReadFrom(b)
 		if ctx.Err() != nil {
