@@ -42,9 +42,9 @@ $(PAYLOAD)/muster-agent.zst: $(SRC)
 	@$(GO) run ./internal/mkpayload -o $(PAYLOAD)
 	@touch $@
 
-$(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/mkbb/*.go initramfs/commands/*.go)
+$(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/*.go initramfs/mkbb/*.go initramfs/commands/*.go initramfs/cmds/*/*.go)
 	@echo "building the u-root tools (a minute or two the first time)"
-	@$(GO) run ./initramfs/mkbb -o $(PAYLOAD)
+	@$(GO) run ./initramfs/mkbb -out $(PAYLOAD)
 	@touch $@
 
 images: build $(IMAGES) ## build the image of the demo and the tests
