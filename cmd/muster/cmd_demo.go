@@ -68,8 +68,10 @@ func runDemo(cmd *cobra.Command, o demoOptions, image string) error {
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return err
 	}
-	if err := vm.Check(vm.BIOS, vm.UEFI); err != nil {
-		return err
+	for _, f := range []vm.Firmware{vm.BIOS, vm.UEFI} {
+		if err := vm.Installed(f); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return fmt.Errorf("making the demo's folder: %w; name another with --dir", err)
