@@ -24,7 +24,7 @@ type kernelInputs struct {
 	Firmware []string
 	Modules  images.Modules
 	Time     time.Time
-	Release  bool
+	Fast     bool
 }
 
 // kernelFiles is what of a kernel goes into an image.
@@ -58,7 +58,7 @@ func (k kernelFiles) blobs() []deb.FileHash {
 func kernelStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock) (kernelFiles, bool, error) {
 	in := kernelInputs{
 		Kernel: hashesOf(lock.ByRole(images.RoleKernel)), Firmware: hashesOf(lock.ByRole(images.RoleFirmware)),
-		Modules: cfg.Definition.Modules, Time: imageTime(cfg, lock), Release: cfg.Release,
+		Modules: cfg.Definition.Modules, Time: imageTime(cfg, lock), Fast: cfg.Fast,
 	}
 	return runStep(ctx, c, "kernel", in, func() (kernelFiles, error) {
 		kernel, err := fetchAll(ctx, cfg, client, lock.ByRole(images.RoleKernel))
@@ -253,9 +253,9 @@ func writeModules(ctx context.Context, c *cache, sel *selection, in kernelInputs
 			return deb.FileHash{}, err
 		}
 	}
-	opts := squashfs.Options{Time: in.Time}
-	if in.Release {
-		opts.Level, opts.BlockSize = squashfs.Best, 1<<20
+	opts := squashfs.Options{Time: in.Time, Level: squashfs.Best, BlockSize: 1 << 20}
+	if in.Fast {
+		opts.Level = squashfs.Fast
 	}
 	return c.put(func(f *os.File) error {
 		_, err := squashfs.Write(ctx, f, t, opts)

@@ -46,7 +46,7 @@ func TestRealArchive(t *testing.T) {
 			}
 			cfg := Config{
 				Definition: def, Out: filepath.Join(t.TempDir(), name), Cache: cache, Host: os.DirFS("/"),
-				Agent: agent, Init: []byte("init"), Release: os.Getenv("MUSTER_TEST_FAST") == "",
+				Agent: agent, Init: []byte("init"),
 			}
 			cfg.Busybox, cfg.BusyboxInfo = payloadBusybox(t)
 			start, cpu := time.Now(), cpuTime()
