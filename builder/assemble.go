@@ -30,9 +30,9 @@ func initramfsStep(ctx context.Context, cfg Config, c *cache, ids ids, k kernelF
 		if err != nil {
 			return initramfsFile{}, fmt.Errorf("assembling initramfs: %w", err)
 		}
-		compression := initramfs.Zstd
-		if cfg.Release {
-			compression = initramfs.ZstdBest
+		compression := initramfs.ZstdBest
+		if cfg.Fast {
+			compression = initramfs.Zstd
 		}
 		file, err := c.put(func(f *os.File) error {
 			w := bufio.NewWriterSize(&contextWriter{ctx: ctx, w: f}, 1<<20)

@@ -38,7 +38,7 @@ type Config struct {
 	// Out, which a definition that asks for other packages replaces.
 	LockFile string
 	Update   bool // take the newest packages and write a new lock
-	Release  bool // compress as well as can be: ten times the time, a tenth fewer bytes
+	Fast     bool // compress less: a second sooner, a tenth more bytes, and another image ID
 
 	// Time of all files in the artifacts; zero: the date of the lock. It is
 	// what SOURCE_DATE_EPOCH is for.
@@ -216,7 +216,7 @@ func computeIDs(cfg Config, lock *images.Lock, k kernelFiles, commands []goComma
 		Release         bool        `json:"release"`
 	}{
 		format, cfg.Definition.Hash(), lock.Hash(), hashBytes(cfg.Agent), hashBytes(cfg.Init), hashBytes(cfg.Busybox),
-		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Release,
+		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast,
 	}
 	runtime := struct {
 		Format  int    `json:"format"`

@@ -24,7 +24,7 @@ type kernelInputs struct {
 	Firmware []string
 	Modules  images.Modules
 	Time     time.Time
-	Release  bool
+	Fast     bool
 }
 
 // kernelFiles is what of a kernel goes into an image.
@@ -58,7 +58,7 @@ func (k kernelFiles) blobs() []deb.FileHash {
 func kernelStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock) (kernelFiles, bool, error) {
 	in := kernelInputs{
 		Kernel: hashesOf(lock.ByRole(images.RoleKernel)), Firmware: hashesOf(lock.ByRole(images.RoleFirmware)),
-		Modules: cfg.Definition.Modules, Time: imageTime(cfg, lock), Release: cfg.Release,
+		Modules: cfg.Definition.Modules, Time: imageTime(cfg, lock), Fast: cfg.Fast,
 	}
 	return runStep(ctx, c, "kernel", in, func() (kernelFiles, error) {
 		kernel, err := fetchAll(ctx, cfg, client, lock.ByRole(images.RoleKernel))
@@ -126,6 +126,19 @@ type kernelPackage struct {
 	vmlinuz []byte
 	modules map[string][]byte // by path below /lib/modules/RELEASE: kernel/fs/x.ko.xz
 	texts   map[string][]byte // modules.order and its kin
+	config  string            // of the kernel's build: lines CONFIG_X=y
+}
+
+// unpacks says whether the kernel itself loads modules whose file ends in
+// suffix. Such modules stay as they are: Debian's xz makes an image a quarter smaller
+// than zstd does, and the kernel unpacks only what it loads.
+func (k *kernelPackage) unpacks(suffix string) bool {
+	option := map[string]string{".xz": "XZ", ".zst": "ZSTD", ".gz": "GZIP"}[suffix]
+	return option != "" && k.has("CONFIG_MODULE_DECOMPRESS=y") && k.has("CONFIG_MODULE_COMPRESS_"+option+"=y")
+}
+
+func (k *kernelPackage) has(line string) bool {
+	return strings.Contains("\n"+k.config, "\n"+line+"\n")
 }
 
 func readKernel(ctx context.Context, packages []fetched) (*kernelPackage, error) {
@@ -139,6 +152,12 @@ func readKernel(ctx context.Context, packages []fetched) (*kernelPackage, error)
 			if release, ok := strings.CutPrefix(e.Path, "boot/vmlinuz-"); ok {
 				k.release = release
 				return readInto(&k.vmlinuz, e, r)
+			}
+			if strings.HasPrefix(e.Path, "boot/config-") {
+				var text []byte
+				err := readInto(&text, e, r)
+				k.config = string(text)
+				return err
 			}
 			rest, ok := strings.CutPrefix(e.Path, modules)
 			if !ok {
@@ -207,17 +226,17 @@ func packKernel(ctx context.Context, cfg Config, c *cache, in kernelInputs, k *k
 		return out, err
 	}
 	for _, m := range early {
-		blob, err := c.putBytes(sel.files[m.Path])
+		blob, err := c.putBytes(sel.raw[m.Name])
 		if err != nil {
 			return out, err
 		}
-		out.Early = append(out.Early, namedBlob{path.Base(m.Path), blob})
+		out.Early = append(out.Early, namedBlob{path.Base(depmod.RawPath(m.Path)), blob})
 	}
 	cfg.Progress(Event{Step: StepKernel, Detail: fmt.Sprintf("packing %d modules", len(sel.files))})
 	if out.Modules, err = writeModules(ctx, c, sel, in); err != nil {
 		return out, err
 	}
-	out.Firmware, err = pickFirmware(ctx, c, sel.set.Firmware(sel.names()...), firmware)
+	out.Firmware, err = pickFirmware(ctx, c, wantedFirmware(sel, cfg.Definition.Firmware), firmware)
 	return out, err
 }
 
@@ -234,14 +253,26 @@ func writeModules(ctx context.Context, c *cache, sel *selection, in kernelInputs
 			return deb.FileHash{}, err
 		}
 	}
-	opts := squashfs.Options{Time: in.Time}
-	if in.Release {
-		opts.Level, opts.BlockSize = squashfs.Best, 1<<20
+	opts := squashfs.Options{Time: in.Time, Level: squashfs.Best, BlockSize: 1 << 20}
+	if in.Fast {
+		opts.Level = squashfs.Fast
 	}
 	return c.put(func(f *os.File) error {
 		_, err := squashfs.Write(ctx, f, t, opts)
 		return err
 	})
+}
+
+// wantedFirmware returns the files that the modules ask for and the groups allow. Both
+// may be patterns.
+func wantedFirmware(sel *selection, groups []string) []string {
+	var allowed []string
+	for _, g := range images.FirmwareGroups() {
+		if slices.Contains(groups, g.Name) {
+			allowed = append(allowed, g.Files...)
+		}
+	}
+	return slices.DeleteFunc(sel.set.Firmware(sel.names()...), func(name string) bool { return !isWanted(name, allowed) })
 }
 
 // pickFirmware keeps the files that are wanted, which may be patterns, from the

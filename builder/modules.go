@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,7 +21,8 @@ import (
 // selection is the modules of an image.
 type selection struct {
 	set   *depmod.Set
-	files map[string][]byte // by path: kernel/fs/x.ko, not packed
+	files map[string][]byte // by path, packed where the kernel can unpack it: kernel/fs/x.ko.xz
+	raw   map[string][]byte // by name of module, not packed
 }
 
 // names returns the names of the modules, sorted by path.
@@ -35,8 +37,8 @@ func (s *selection) names() []string {
 // id is the hash of what is in the modules and how they are called.
 func (s *selection) id() string {
 	var list []string
-	for _, name := range sortedKeys(s.files) {
-		list = append(list, name+" "+hashBytes(s.files[name]))
+	for _, name := range sortedKeys(s.raw) {
+		list = append(list, name+" "+hashBytes(s.raw[name]))
 	}
 	return hashOf(list)
 }
@@ -57,7 +59,7 @@ func selectModules(ctx context.Context, k *kernelPackage, want images.Modules) (
 	if err != nil {
 		return nil, err
 	}
-	sel := &selection{files: make(map[string][]byte)}
+	sel := &selection{files: make(map[string][]byte), raw: make(map[string][]byte)}
 	infos := make(map[string]depmod.Info)
 	for len(next) > 0 {
 		batch, err := unpackModules(ctx, k, paths, next)
@@ -68,7 +70,7 @@ func selectModules(ctx context.Context, k *kernelPackage, want images.Modules) (
 		for i := range batch {
 			m := &batch[i]
 			infos[m.info.Name] = m.info
-			sel.files[m.info.Path] = m.data
+			sel.files[m.info.Path], sel.raw[m.info.Name] = m.file, m.raw
 		}
 		for i := range batch {
 			for _, need := range needs(batch[i].info, paths) {
@@ -175,8 +177,8 @@ func matchModules(paths map[string]string, pattern string) []string {
 }
 
 type unpacked struct {
-	info depmod.Info
-	data []byte
+	info      depmod.Info
+	file, raw []byte
 }
 
 // unpackModules unpacks modules on all CPUs; the result is in the order of names.
@@ -197,8 +199,12 @@ func unpackModules(ctx context.Context, k *kernelPackage, paths map[string]strin
 			if err != nil {
 				return err
 			}
-			info, err := depmod.Parse(depmod.RawPath(p), bytes.NewReader(ko))
-			out[i] = unpacked{info, ko}
+			name, file := depmod.RawPath(p), ko
+			if k.unpacks(path.Ext(p)) {
+				name, file = p, k.modules[p]
+			}
+			info, err := depmod.Parse(name, bytes.NewReader(ko))
+			out[i] = unpacked{info, file, ko}
 			return err
 		})
 	}

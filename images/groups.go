@@ -26,22 +26,33 @@ func ModuleGroups() []ModuleGroup {
 			"softdog", "i6300esb", "iTCO_wdt", "sp5100_tco", "wdat_wdt", "hpwdt", "ib700wdt",
 		}},
 		{"virtio", "virtual machines of QEMU, KVM and their kin", []string{
-			"virtio_net", "virtio_rng", "virtio_balloon", "virtio_mmio", "virtio_blk", "virtio_scsi",
-			"virtio_console", "virtio_input", "qemu_fw_cfg", "e1000", "e1000e", "8139cp", "8139too",
+			"virtio_net", "virtio_rng", "virtio_balloon", "virtio_mmio", "virtio_console", "virtio_input",
+			"qemu_fw_cfg", "e1000", "e1000e", "8139cp", "8139too",
 		}},
 		{"hypervisor", "virtual network cards of VMware, Hyper-V, Xen and clouds", []string{
 			"vmxnet3", "hv_netvsc", "hv_vmbus", "hv_utils", "hid_hyperv", "hyperv_keyboard", "xen_netfront",
 			"drivers/net/ethernet/amazon/", "drivers/net/ethernet/google/", "drivers/net/ethernet/microsoft/",
 		}},
-		{"ethernet", "wired network cards, all that the kernel has but switches", []string{
+		{"ethernet", "wired network cards that a compute node is likely to boot from", []string{
 			"drivers/net/ethernet/", "drivers/net/phy/", "drivers/net/mdio/", "drivers/net/pcs/",
-			// Chips of switches and of single-board computers, and cards of the
-			// ISA and CardBus age: none of them boots a compute node.
+			// Switches, single-board computers, and ISA and CardBus cards.
 			"!drivers/net/ethernet/mellanox/mlxsw/", "!drivers/net/ethernet/marvell/prestera/",
 			"!drivers/net/ethernet/8390/", "!drivers/net/ethernet/3com/3c574_cs", "!drivers/net/ethernet/3com/3c589_cs",
 			"!drivers/net/ethernet/smsc/smc91c92_cs", "!drivers/net/ethernet/xircom/", "!drivers/net/ethernet/fujitsu/",
 			"!drivers/net/ethernet/amd/nmclan_cs", "!drivers/net/ethernet/microchip/",
+			"!drivers/net/ethernet/netronome/", "!drivers/net/ethernet/cavium/", "!drivers/net/ethernet/brocade/",
+			"!drivers/net/ethernet/chelsio/cxgb/", "!drivers/net/ethernet/chelsio/cxgb3/",
+			"!drivers/net/ethernet/qlogic/netxen/", "!drivers/net/ethernet/qlogic/qlcnic/", "!drivers/net/ethernet/qlogic/qla3xxx",
+			"!drivers/net/ethernet/neterion/", "!drivers/net/ethernet/sfc/falcon/", "!drivers/net/ethernet/sfc/siena/",
+			"!drivers/net/ethernet/sun/", "!drivers/net/ethernet/alteon/", "!drivers/net/ethernet/myricom/",
+			"!drivers/net/ethernet/broadcom/b44", "!drivers/net/ethernet/broadcom/cnic",
 			"ne2k_pci",
+		}},
+		{"ethernet-rare", "offload, 10-gigabit and PCI cards of long ago, smart network cards", []string{
+			"drivers/net/ethernet/netronome/", "drivers/net/ethernet/cavium/", "drivers/net/ethernet/brocade/",
+			"drivers/net/ethernet/chelsio/", "drivers/net/ethernet/qlogic/", "drivers/net/ethernet/neterion/",
+			"drivers/net/ethernet/sfc/", "drivers/net/ethernet/sun/", "drivers/net/ethernet/alteon/",
+			"drivers/net/ethernet/myricom/", "b44", "cnic",
 		}},
 		{"usb-ethernet", "network adapters and docks on USB", []string{
 			"asix", "ax88179_178a", "aqc111", "cdc_ether", "cdc_ncm", "cdc_mbim", "r8152", "r8153_ecm", "smsc75xx", "smsc95xx", "lan78xx",
@@ -74,27 +85,37 @@ func ModuleGroups() []ModuleGroup {
 	}
 }
 
-// FirmwareGroup names packages that hold firmware.
+// FirmwareGroup chooses files from packages that hold firmware.
 type FirmwareGroup struct {
 	Name      string
 	For       string
 	Component string // of the archive
 	Packages  []string
+	Files     []string // below /lib/firmware, as path.Match has them
 }
 
 // FirmwareGroups returns the groups that a definition may name under
-// firmware. Of their packages an image has just the files that its modules ask
-// for.
+// firmware. Of their files an image has just those that its modules ask for.
 func FirmwareGroups() []FirmwareGroup {
 	const nonFree = "non-free-firmware"
 	return []FirmwareGroup{
-		{"realtek", "Realtek network cards (they run without, some badly)", nonFree, []string{"firmware-realtek"}},
-		{"broadcom", "Broadcom NetXtreme II (they do not run without) and Tigon3", nonFree, []string{"firmware-bnx2", "firmware-bnx2x", "firmware-misc-nonfree"}},
-		{"intel", "Intel E100 and E800 (E800 run in a safe mode without)", nonFree, []string{"firmware-intel-misc"}},
-		{"qlogic", "QLogic and Brocade converged cards", nonFree, []string{"firmware-qlogic", "firmware-netxen"}},
-		{"cavium", "Cavium and Chelsio offload cards", nonFree, []string{"firmware-cavium", "firmware-misc-nonfree"}},
-		{"netronome", "Netronome flow processors", nonFree, []string{"firmware-netronome"}},
-		{"myricom", "Myricom 10G", nonFree, []string{"firmware-myricom"}},
+		{"realtek", "Realtek cards, which run without it, some of them badly", nonFree,
+			[]string{"firmware-realtek"}, []string{"rtl_nic/*"}},
+		// Older files of bnx2x are for older kernels.
+		{"broadcom", "Broadcom NetXtreme II, which do not run without it, and Tigon3", nonFree,
+			[]string{"firmware-bnx2", "firmware-bnx2x", "firmware-misc-nonfree"}, []string{"bnx2/*", "bnx2x/*-7.13.21.0.fw", "tigon/*"}},
+		{"intel", "Intel E100, and E800, which run in a safe mode without it", nonFree,
+			[]string{"firmware-intel-misc"}, []string{"e100/*", "intel/ice/ddp/ice.pkg"}},
+		{"qlogic", "QLogic converged cards", nonFree,
+			[]string{"firmware-qlogic", "firmware-netxen"}, []string{"qed/*", "phanfw.bin", "ql*"}},
+		{"chelsio", "Chelsio offload cards", nonFree,
+			[]string{"firmware-misc-nonfree"}, []string{"cxgb3/*", "cxgb4/*"}},
+		{"cavium", "Cavium LiquidIO", nonFree,
+			[]string{"firmware-cavium"}, []string{"liquidio/*"}},
+		{"netronome", "Netronome flow processors", nonFree,
+			[]string{"firmware-netronome"}, []string{"netronome/*", "netronome/*/*"}},
+		{"myricom", "Myricom 10G", nonFree,
+			[]string{"firmware-myricom"}, []string{"myri10ge_*"}},
 	}
 }
 

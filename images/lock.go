@@ -158,7 +158,7 @@ func decodeStrict(data []byte, limit int, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("line %d: %w", lineOf(data, err, dec.InputOffset()), err)
+		return atLine(data, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("has something behind its end")
@@ -166,16 +166,19 @@ func decodeStrict(data []byte, limit int, v any) error {
 	return nil
 }
 
-// lineOf finds the line of a JSON error.
-func lineOf(data []byte, err error, offset int64) int {
+// atLine adds the line to a JSON error that knows where it is.
+func atLine(data []byte, err error) error {
 	var syntax *json.SyntaxError
 	var typ *json.UnmarshalTypeError
+	var offset int64
 	switch {
 	case errors.As(err, &syntax):
 		offset = syntax.Offset
 	case errors.As(err, &typ):
 		offset = typ.Offset
+	default:
+		return err
 	}
 	offset = max(0, min(offset, int64(len(data))))
-	return 1 + bytes.Count(data[:offset], []byte("\n"))
+	return fmt.Errorf("line %d: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
 }

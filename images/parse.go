@@ -42,11 +42,18 @@ func Parse(name string, data []byte) (*Definition, error) {
 }
 
 // checkKeys walks a document beside the type that it is decoded into and
-// reports the first key that the type does not have.
+// reports the first key that the type does not have, or value that it cannot take.
 func checkKeys(name string, n ast.Node, t reflect.Type) error {
+	if u, ok := reflect.New(t).Interface().(yaml.BytesUnmarshaler); ok {
+		// The decoder would not say where the error is.
+		if err := u.UnmarshalYAML([]byte(n.String())); err != nil {
+			return fmt.Errorf("%s: %w", at(name, n.GetToken()), err)
+		}
+		return nil
+	}
 	switch n := n.(type) {
 	case *ast.MappingNode:
-		if t.Kind() != reflect.Struct || reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.BytesUnmarshaler]()) {
+		if t.Kind() != reflect.Struct {
 			return nil // the decoder says what it wants instead
 		}
 		for _, kv := range n.Values {
