@@ -187,7 +187,7 @@ func (n *Network) acquire(ctx context.Context, changes <-chan struct{}) (Lease, 
 			}
 			linkCtx, stop := context.WithCancel(ctx)
 			active[l.Name] = stop
-			n.log.Info("asking for an address", "link", l.Name, "mac", l.MAC.String(), "up", uptime())
+			n.log.Info("asking for an address", "link", l.Name, "mac", l.MAC.String(), "up", Uptime())
 			asking.Go(func() {
 				lease, err := n.dhcp.acquire(linkCtx, l, func(ctx context.Context) bool { return race.choose(ctx, l.MAC) })
 				if err == nil {
