@@ -357,6 +357,14 @@ func TestNetworkCable(t *testing.T) {
 			},
 			[]string{"10.0.0.1/24 eth0 0s", "10.0.0.1/24 eth0 5m0s"}, []string{"any 5m0s"},
 		},
+		"out for an instant: the lease is asked about": {
+			[]link{eth0}, func(n *network) {
+				n.after(5 * time.Minute)
+				n.links.set("eth0", func(l *link) { l.Changes += 2 })
+				n.after(time.Second)
+			},
+			[]string{"10.0.0.1/24 eth0 0s", "10.0.0.1/24 eth0 5m0s"}, []string{"any 5m0s"},
+		},
 		"to another port: a new lease": {
 			[]link{eth0, {Name: "eth1", MAC: mac1, Up: true}}, func(n *network) {
 				n.links.set("eth0", func(l *link) { l.Carrier = false })

@@ -1,10 +1,12 @@
 package boot
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -174,15 +176,19 @@ func TestClean(t *testing.T) {
 // waitForFile reads path until it contains text.
 func waitForFile(t *testing.T, path, text string) string {
 	t.Helper()
-	for t.Context().Err() == nil {
+	patience := time.After(20 * time.Second)
+	for {
 		b, err := os.ReadFile(path)
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(b), text) {
 			return string(b)
 		}
+		select {
+		case <-patience:
+			t.Fatalf("%s has %q, want %q in it", path, b, text)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
-	t.Fatalf("%s never had %q", path, text)
-	return ""
 }
