@@ -16,7 +16,6 @@ type Busybox struct {
 	GoVersion string          `json:"go_version"` // that compiled it
 	Commands  []string        `json:"commands"`   // names that it answers to, sorted
 	Modules   []BusyboxModule `json:"modules"`    // Go modules it was made of, sorted by path
-	Aliases   []BusyboxAlias  `json:"aliases,omitempty"`
 }
 
 // BusyboxModule is a Go module that is in the busybox.
@@ -26,33 +25,33 @@ type BusyboxModule struct {
 	Sum     string `json:"sum"` // as in go.sum
 }
 
-// BusyboxAlias is a second name of a command: sh for gosh.
-type BusyboxAlias struct {
-	Name    string `json:"name"`
-	Command string `json:"command"`
-}
-
-// BusyboxCommands returns the import paths of the u-root commands that the
-// busybox holds.
+// BusyboxCommands returns the import paths of the commands that muster's busybox
+// holds: u-root's, and a few of our own where u-root has none or one that
+// falls short of what scripts expect.
 func BusyboxCommands() []string {
 	var paths []string
-	for _, c := range strings.Fields(coreCommands) {
+	for c := range strings.FieldsSeq(coreCommands) {
 		paths = append(paths, "github.com/u-root/u-root/cmds/core/"+c)
+	}
+	for c := range strings.FieldsSeq(ownCommands) {
+		paths = append(paths, "muster/initramfs/cmds/"+c)
 	}
 	return paths
 }
 
-// BusyboxAliases returns the second names of commands.
-func BusyboxAliases() []BusyboxAlias {
-	return []BusyboxAlias{{Name: "sh", Command: "gosh"}, {Name: "sha256sum", Command: "shasum"}}
-}
-
 // coreCommands are names in cmds/core of u-root.
 const coreCommands = `
-	cat chmod cp date dd df dmesg echo false find free gosh grep gzip head
-	hostname id ip kill ln ls lsmod mkdir mount mv ping ps pwd rm seq shasum
-	shutdown sleep sort strings sync tail tar tee touch tr true umount uname uniq uptime
-	wc wget which xargs yes`
+	base64 basename blkid cat chmod chroot cmp comm cp cpio date dd df dirname
+	dmesg du echo false find free grep gzip head hexdump hostname hwclock id ip
+	kill ln losetup ls lsmod md5sum mkdir mkfifo mknod mktemp more mount mv
+	netcat netstat nohup ntpdate pci pidof ping printenv ps pwd readlink realpath
+	rm seq shasum shutdown sleep sort strings stty sync tail tar tee time timeout
+	touch tr true truncate tty umount uname uniq unshare uptime wc wget which
+	xargs yes`
+
+// ownCommands are names in cmds. sh is gosh's interpreter with the
+// arguments and options of a POSIX shell; the others are not in u-root.
+const ownCommands = `env nproc sh sha256sum`
 
 // AddTo puts the busybox into t: the binary, whose bytes are given, at
 // bin/bb and a symbolic link in bin for each command. An empty subset means all; a
@@ -60,29 +59,19 @@ const coreCommands = `
 func (b *Busybox) AddTo(t *Tree, bin []byte, subset []string) error {
 	names := subset
 	if len(names) == 0 {
-		names = b.Names()
+		names = b.Commands
 	}
 	source := "the u-root busybox"
 	if err := t.AddBytes("bin/bb", 0o755, bin, source); err != nil {
 		return err
 	}
 	for _, name := range names {
-		if !slices.Contains(b.Names(), name) {
-			return fmt.Errorf("u-root command %s is not in the busybox; it has: %s", name, strings.Join(b.Names(), " "))
+		if !slices.Contains(b.Commands, name) {
+			return fmt.Errorf("u-root command %s is not in the busybox; it has: %s", name, strings.Join(b.Commands, " "))
 		}
 		if err := t.AddSymlink(path.Join("bin", name), "bb", source); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// Names returns all names that the busybox answers to, sorted.
-func (b *Busybox) Names() []string {
-	names := slices.Clone(b.Commands)
-	for _, a := range b.Aliases {
-		names = append(names, a.Name)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }
