@@ -41,13 +41,13 @@ func Init(cfg InitConfig) error {
 	rootErr := leaveRootfs("/mnt")
 	errs := mountPseudo(kernelMounter{}, "/")
 	log := NewLog("muster-init")
-	begin := uptime()
+	begin := Uptime()
 	in := &initProcess{log: log, params: ReadParams("/")}
 	in.problem(rootErr)
 	for _, err := range append(errs, linkDev("/")...) {
 		in.problem(err)
 	}
-	log.Info("init started", "up", begin, "root_up", uptime())
+	log.Info("init started", "up", begin, "root_up", Uptime())
 	in.settings()
 	return in.run(cfg)
 }
@@ -172,7 +172,7 @@ func (in *initProcess) run(cfg InitConfig) error {
 // devices loads the drivers of the devices that are there and of those that
 // come later, until ctx is done.
 func (in *initProcess) devices(ctx context.Context) {
-	begin := uptime()
+	begin := Uptime()
 	if err := loadEarly(); err != nil {
 		in.problem(err)
 	}
@@ -180,19 +180,19 @@ func (in *initProcess) devices(ctx context.Context) {
 	for _, text := range wholeProblems("/") {
 		in.tell(text)
 	}
-	early := uptime()
+	early := Uptime()
 	dir := filepath.Join("/lib/modules", kernelRelease())
 	if err := mountModules(moduleImage, dir); err != nil {
 		in.problem(err)
 	}
-	mounted := uptime()
+	mounted := Uptime()
 	cmdline, _ := os.ReadFile("/proc/cmdline") // without it modules have no parameters
 	loader, err := kmod.NewLoader(kmod.LoaderConfig{Dir: dir, Conf: kmod.ParseCmdline(string(cmdline)), Log: in.log})
 	if err != nil {
 		in.problem(err)
 		return
 	}
-	indexed := uptime()
+	indexed := Uptime()
 	plug := newPlugger(func(alias string) error { return loadAlias(loader, alias) }, in.log)
 	scan := func() { deviceAliases("/sys", plug.add) }
 	var work sync.WaitGroup
@@ -204,7 +204,7 @@ func (in *initProcess) devices(ctx context.Context) {
 		work.Go(func() { in.problem(socket.read(ctx, func(e uevent) { in.appeared(ctx, plug, e) }, scan)) })
 	}
 	scan()
-	in.log.Info("devices found", "begin", begin, "early", early, "mounted", mounted, "indexed", indexed, "scanned", uptime())
+	in.log.Info("devices found", "begin", begin, "early", early, "mounted", mounted, "indexed", indexed, "scanned", Uptime())
 	in.watchdog(ctx)
 	for _, text := range imageProblems("/", in.params.Image) {
 		in.tell(text)
@@ -260,8 +260,8 @@ func (in *initProcess) agentOutput() (*os.File, error) {
 	return w, nil
 }
 
-// uptime is the time since the kernel started.
-func uptime() time.Duration {
+// Uptime is the time since the kernel started.
+func Uptime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 		return 0

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +21,7 @@ type link struct {
 	MAC     net.HardwareAddr
 	Up      bool
 	Carrier bool
+	Changes uint32 // how often the carrier came or went
 }
 
 // linkTable is the part of rtnetlink that [Network] uses. Tests have their own.
@@ -45,13 +47,19 @@ type kernelLinks struct {
 }
 
 func (k kernelLinks) list() ([]link, error) {
-	all, err := netlink.LinkList()
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
 	// A dump that was interrupted by a change is followed by the news of it.
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("listing the network links: %w", err)
 	}
 	var out []link
-	for _, l := range all {
+	for _, m := range msgs {
+		l, err := netlink.LinkDeserialize(nil, m)
+		if err != nil {
+			return nil, fmt.Errorf("reading a network link: %w", err)
+		}
 		a := l.Attrs()
 		if a.EncapType != "ether" || a.MasterIndex != 0 || len(a.HardwareAddr) != 6 || !slices.Contains(k.kinds, l.Type()) {
 			continue
@@ -62,9 +70,27 @@ func (k kernelLinks) list() ([]link, error) {
 			MAC:     a.HardwareAddr,
 			Up:      a.Flags&net.FlagUp != 0,
 			Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
+			Changes: carrierChanges(m),
 		})
 	}
 	return out, nil
+}
+
+// carrierChanges reads IFLA_CARRIER_CHANGES of a link's message, which the
+// library leaves out; 0 where there is none. A cable that was out for an
+// instant is seen by nothing else: news of links are put together.
+func carrierChanges(m []byte) uint32 {
+	info := nl.DeserializeIfInfomsg(m)
+	attrs, err := nl.ParseRouteAttr(m[info.Len():])
+	if err != nil {
+		return 0
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.IFLA_CARRIER_CHANGES && len(a.Value) >= 4 {
+			return nl.NativeEndian().Uint32(a.Value)
+		}
+	}
+	return 0
 }
 
 func (kernelLinks) up(l link) error {

@@ -187,7 +187,7 @@ func (n *Network) acquire(ctx context.Context, changes <-chan struct{}) (Lease, 
 			}
 			linkCtx, stop := context.WithCancel(ctx)
 			active[l.Name] = stop
-			n.log.Info("asking for an address", "link", l.Name, "mac", l.MAC.String(), "up", uptime())
+			n.log.Info("asking for an address", "link", l.Name, "mac", l.MAC.String(), "up", Uptime())
 			asking.Go(func() {
 				lease, err := n.dhcp.acquire(linkCtx, l, func(ctx context.Context) bool { return race.choose(ctx, l.MAC) })
 				if err == nil {
@@ -299,6 +299,10 @@ var (
 func (n *Network) keep(ctx context.Context, l Lease, changes <-chan struct{}) (error, bool) {
 	carrier := true
 	var lostAt time.Time // when the carrier went away
+	var seen uint32      // how often it had come or gone when last looked at
+	if here, _, err := n.look(l); err == nil && here != nil {
+		seen = here.Changes
+	}
 	for {
 		timer := time.NewTimer(time.Until(nextExtend(l, time.Now())))
 		if l.Expires == 0 {
@@ -330,9 +334,10 @@ func (n *Network) keep(ctx context.Context, l Lease, changes <-chan struct{}) (e
 			n.log.Warn("links not listed", "err", err)
 		case here == nil:
 			return errLinkGone, true
-		case here.Carrier && !carrier:
+		case here.Carrier && (!carrier || here.Changes != seen):
 			// Perhaps another network: ask before anybody relies on it.
 			carrier, extend, broadcast = true, true, true
+			seen = here.Changes
 		case !here.Carrier && carrier:
 			carrier, lostAt = false, time.Now()
 			n.log.Warn("link has no carrier", "link", l.Link)

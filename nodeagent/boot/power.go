@@ -27,6 +27,13 @@ const (
 // ErrNotInit says that PID 1 of this system is not muster's.
 var ErrNotInit = errors.New("the machine was not started by muster")
 
+// Owned says whether PID 1 of this system is muster's, so that network,
+// clock, host name and consoles are the agent's to handle.
+func Owned() bool {
+	_, err := os.Stat(initMark)
+	return err == nil
+}
+
 // Reboot asks PID 1 to end everything and start the machine again. It returns
 // at once; ErrNotInit means that nothing was done.
 func Reboot() error { return askInit(unix.SIGTERM) }
@@ -35,7 +42,7 @@ func Reboot() error { return askInit(unix.SIGTERM) }
 func PowerOff() error { return askInit(unix.SIGUSR2) }
 
 func askInit(sig unix.Signal) error {
-	if _, err := os.Stat(initMark); err != nil {
+	if !Owned() {
 		return ErrNotInit
 	}
 	if err := unix.Kill(1, sig); err != nil {

@@ -16,6 +16,7 @@ import (
 // word for people and for who reads a serial console by program.
 const (
 	StateBooting    State = "booting"    // no address yet
+	StateNoHead     State = "no-head"    // an address, but nobody to join
 	StateConnecting State = "connecting" // on its way to the head
 	StatePending    State = "pending"    // a person must approve it
 	StateRejected   State = "rejected"
