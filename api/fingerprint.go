@@ -7,6 +7,14 @@ import (
 	"strings"
 )
 
+// Two kinds of public keys are shown and compared, each by the bytes that
+// both sides can take from what they have:
+//
+//	head  the DER form of its SubjectPublicKeyInfo (RFC 5280 4.1), as
+//	      x509.Certificate.RawSubjectPublicKeyInfo has it
+//	node  the 32 raw bytes of the ed25519 key inside its public nkey, as
+//	      nkeys.Decode(nkeys.PrefixByteUser, key) returns them
+
 // Fingerprint is the short form of a public key that people compare: the
 // first 80 bits of its SHA-256 as four groups of four base32 letters, for
 // example k7qx-3fza-mm2d-5yth.
@@ -17,7 +25,7 @@ func Fingerprint(pub []byte) string {
 }
 
 // Pin is the long form that programs compare: the SHA-256 of the public key
-// in hexadecimal.
+// in hexadecimal. muster.pin= on a kernel command line carries the head's.
 func Pin(pub []byte) string {
 	sum := sha256.Sum256(pub)
 	return hex.EncodeToString(sum[:])

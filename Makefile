@@ -1,0 +1,98 @@
+# What a newcomer needs is `make demo` and `make test`; each does its own
+# set-up. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO       ?= go
+PAYLOAD  := cmd/muster/payload
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+SRC      := $(shell find api builder cmd headnode images initramfs internal nodeagent pxe console -name '*.go' -not -path '*/testdata/*' 2>/dev/null) go.mod go.sum
+IMAGES   := build/compute-vm/manifest.json
+CHECKED  := ./...
+
+# Debian packages: of the demo, and what the tests use beside them.
+DEMO_DEBS := qemu-system-x86 ovmf ipxe-qemu seabios
+TEST_DEBS := $(DEMO_DEBS) dnsmasq-base atftp busybox-static curl iproute2 squashfs-tools kmod cpio zstd xz-utils
+
+.PHONY: help deps test-deps go-version build images demo check test test-vm test-net race fuzz bench bench-long fmt lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+go-version:
+	@command -v $(GO) >/dev/null || { echo "muster: error: no Go found; install Go 1.21 or newer from your distribution (apt install golang) or https://go.dev/dl, then run make again" >&2; exit 1; }
+	@v=$$(GOTOOLCHAIN=local $(GO) env GOVERSION); m=$${v#go1.}; m=$${m%%[.a-z-]*}; \
+	 [ "$${v#go1.}" = "$$v" ] || [ "$$m" -ge 21 ] || { echo "muster: error: $$v is too old: Go 1.21 or newer fetches the right toolchain by itself; see https://go.dev/dl" >&2; exit 1; }
+
+deps: ## install the Debian packages that the demo needs
+	@.ci/deps $(DEMO_DEBS)
+
+test-deps:
+	@.ci/deps $(TEST_DEBS)
+
+build: go-version bin/muster ## build bin/muster with everything an image needs inside
+
+bin/muster: $(SRC) $(PAYLOAD)/bb.zst $(PAYLOAD)/muster-agent.zst $(wildcard images/*.yaml images/keys/*)
+	@echo "building bin/muster"
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $@ ./cmd/muster
+
+$(PAYLOAD)/muster-agent.zst: $(SRC)
+	@echo "building the node's programs"
+	@$(GO) run ./internal/mkpayload -o $(PAYLOAD)
+	@touch $@
+
+$(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/mkbb/*.go initramfs/commands/*.go)
+	@echo "building the u-root tools (a minute or two the first time)"
+	@$(GO) run ./initramfs/mkbb -o $(PAYLOAD)
+	@touch $@
+
+images: build $(IMAGES) ## build the image of the demo and the tests
+
+build/%/manifest.json: bin/muster
+	@bin/muster build $* --output build/$*
+	@touch $@
+
+demo: deps build ## build an image, boot two diskless virtual machines from it, run jobs
+	@bin/muster demo
+
+check: go-version ## vet, lint, format and quick tests: what a change passes
+	@$(GO) vet $(CHECKED)
+	@test -z "$$(gofmt -l $(SRC:go.%=) | tee /dev/stderr)"
+	@$(GO) tool -modfile=internal/tools/go.mod gofumpt -l $(filter %.go,$(SRC)) | tee /dev/stderr | test -z "$$(cat)"
+	@$(GO) tool -modfile=internal/tools/go.mod staticcheck $(CHECKED)
+	@$(GO) test -short $(CHECKED)
+
+lint: go-version ## the slower linters: deadcode, govulncheck
+	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./...
+
+test: test-deps build images ## install what is needed and run all tests, also those in virtual machines
+	@set -o pipefail; MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
+	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
+
+test-vm: test-deps build images ## only the tests that boot virtual machines
+	@MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
+	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm
+
+test-net: test-deps build ## tests against the real package archives
+	@MUSTER_NEED=all MUSTER_NET=1 $(GO) test -count=1 -timeout 30m ./builder/... ./internal/kmod
+
+race: go-version ## unit tests under the race detector
+	@$(GO) test -race -short ./api/... ./headnode/... ./nodeagent/... ./pxe/... ./builder/...
+
+FUZZTIME ?= 20s
+fuzz: go-version ## every fuzz target for FUZZTIME (20s)
+	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
+	  echo "fuzz $$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+bench: go-version ## benchmarks that end within minutes
+	@$(GO) test -run xxx -bench . -benchtime 1s -short ./...
+
+bench-long: build images ## benchmarks with virtual machines and peers
+	@MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm $(GO) test -run xxx -bench . ./...
+
+fmt: go-version ## format the code
+	@$(GO) tool -modfile=internal/tools/go.mod gofumpt -w $(filter %.go,$(SRC))
+
+clean: ## remove what was built here; the download cache stays
+	@rm -rf bin build $(PAYLOAD)/*.zst $(PAYLOAD)/*.json

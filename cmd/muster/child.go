@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// childBodies are the processes of a head by name. A body serves until ctx
+// is done and calls ready once it does.
+var childBodies = map[string]func(ctx context.Context, env childEnv) error{
+	"core":  runCore,
+	"boot":  runBoot,
+	"files": runFiles,
+}
+
+// childEnv is what the body of a process works with.
+type childEnv struct {
+	opts  headOptions
+	log   *slog.Logger
+	file  func(name string) (*os.File, error)
+	ready func()
+}
+
+// listener returns a socket as a listener.
+func (e childEnv) listener(name string) (net.Listener, error) {
+	f, err := e.file(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("using the socket %s: %w", name, err)
+	}
+	return l, nil
+}
+
+// childDropped tells a child that it was executed again without capabilities.
+const childDropped = "MUSTER_CHILD_DROPPED"
+
+func newHeadChildCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "head-child NAME",
+		Short:  "A process of a head; started by muster head",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			body, ok := childBodies[args[0]]
+			if !ok {
+				return usagef("no process of a head is called %q", args[0])
+			}
+			if os.Getenv(childDropped) == "" {
+				return dropPrivileges()
+			}
+			return childMain(cmd.Context(), args[0], body)
+		},
+	}
+}
+
+func childMain(ctx context.Context, name string, body func(context.Context, childEnv) error) error {
+	var cfg childConfig
+	in := os.NewFile(childConfigFD, "config")
+	if in == nil {
+		return usagef("head-child is started by muster head")
+	}
+	if err := json.NewDecoder(in).Decode(&cfg); err != nil {
+		return fmt.Errorf("reading what process %s is to do: %w", name, err)
+	}
+	in.Close()
+	out := os.NewFile(childReadyFD, "ready")
+	return body(ctx, childEnv{
+		opts: cfg.Head,
+		log:  newLogger(os.Stderr, cfg.Head.Verbose).With("part", name),
+		file: func(name string) (*os.File, error) {
+			fd, ok := cfg.Files[name]
+			if !ok {
+				return nil, fmt.Errorf("the keeper passed no socket %s", name)
+			}
+			syscall.CloseOnExec(int(fd))
+			return os.NewFile(fd, name), nil
+		},
+		ready: func() {
+			if _, err := out.WriteString("ready\n"); err == nil {
+				out.Close()
+			}
+		},
+	})
+}
+
+// dropPrivileges executes this program again without any capability and
+// without a way to get one: an exec takes over the credentials of the calling
+// thread alone, so no other thread of the runtime has to be changed.
+func dropPrivileges() error {
+	runtime.LockOSThread()
+	last := 63
+	for c := 0; c <= last; c++ {
+		// EPERM: not allowed to change the set, as a process without
+		// CAP_SETPCAP; it has nothing to give away then. EINVAL: past the last.
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil {
+			break
+		}
+	}
+	const secbits = unix.SECBIT_NOROOT | unix.SECBIT_NOROOT_LOCKED | unix.SECBIT_NO_SETUID_FIXUP | unix.SECBIT_NO_SETUID_FIXUP_LOCKED
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secbits, 0, 0, 0); err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("giving up root's capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("giving up ambient capabilities: %w", err)
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&hdr, &none[0]); err != nil {
+		return fmt.Errorf("giving up capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbidding new privileges: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(self, os.Args, append(os.Environ(), childDropped+"=1"))
+}
