@@ -12,6 +12,7 @@ import (
 )
 
 const (
+	sigCont = int(syscall.SIGCONT)
 	sigHup  = int(syscall.SIGHUP)
 	sigKill = int(syscall.SIGKILL)
 	sigTerm = int(syscall.SIGTERM)

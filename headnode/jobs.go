@@ -23,6 +23,10 @@ type jobsConfig struct {
 	Log    *slog.Logger
 	Now    clock           // nil: time.Now
 	Notify func(api.Event) // nil: nobody watches; must not block
+	// NodeTrouble says why a node is not heard ("n1 is unreachable since
+	// 10:32"), "" when it is. nil: never. Called with a lock held: it must
+	// not call this package's job side.
+	NodeTrouble func(node string) string
 
 	MinFree      int64         // bytes of disk that output leaves free; 0: 64 MiB
 	KeepBytes    int64         // output of ended jobs that is kept; 0: 8 GiB

@@ -554,3 +554,9 @@ func (o *outputs) durable(job uint64, index int) int64 {
 	_, synced, _ := l.state()
 	return synced
 }
+
+// has tells whether any output of a job is kept.
+func (o *outputs) has(job uint64) bool {
+	_, err := os.Stat(o.jobDir(job))
+	return err == nil
+}
