@@ -528,3 +528,35 @@ func (o *outputs) forget(job uint64, tasks int) {
 		}
 	}
 }
+
+// peek tells how much output of a task there is as far as that is known
+// without reading its file, and whether the last of it found no room.
+func (o *outputs) peek(job uint64, index int) (written int64, full bool) {
+	o.mu.Lock()
+	l := o.logs[logKey{job, index}]
+	o.mu.Unlock()
+	if l == nil {
+		return 0, false
+	}
+	w, _, full := l.state()
+	return w, full
+}
+
+// durable tells how much output of a task is surely on the disk, 0 when its
+// log was not opened.
+func (o *outputs) durable(job uint64, index int) int64 {
+	o.mu.Lock()
+	l := o.logs[logKey{job, index}]
+	o.mu.Unlock()
+	if l == nil {
+		return 0
+	}
+	_, synced, _ := l.state()
+	return synced
+}
+
+// has tells whether any output of a job is kept.
+func (o *outputs) has(job uint64) bool {
+	_, err := os.Stat(o.jobDir(job))
+	return err == nil
+}
