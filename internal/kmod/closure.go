@@ -65,7 +65,7 @@ func (x *Index) collect(set map[string]bool, name string) {
 		x.collect(set, d)
 	}
 	soft := x.Softdep(name)
-	for _, wanted := range slices.Concat(soft.Pre, soft.Post) {
+	for _, wanted := range slices.Concat(soft.Pre, soft.Post, soft.Other) {
 		found, _ := x.Lookup(wanted)
 		for _, f := range found {
 			x.collect(set, f)

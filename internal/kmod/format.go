@@ -116,17 +116,17 @@ func (c *Contents) parseBuiltin(line string) error {
 }
 
 // ParseSoftdep reads the text of a soft dependency of module: "pre: a b post:
-// c". Words before the first "pre:" or "post:" are ignored, as kmod does.
+// c".
 func ParseSoftdep(module, text string) Softdep {
 	s := Softdep{Module: Name(module)}
-	var list *[]string
-	for _, word := range strings.Fields(text) {
-		switch {
-		case word == "pre:":
+	list := &s.Other
+	for word := range strings.FieldsSeq(text) {
+		switch word {
+		case "pre:":
 			list = &s.Pre
-		case word == "post:":
+		case "post:":
 			list = &s.Post
-		case list != nil:
+		default:
 			*list = append(*list, word)
 		}
 	}
@@ -187,6 +187,9 @@ func (x *Index) writeSoftdeps(w io.Writer) {
 	fmt.Fprintln(w, "# Soft dependencies extracted from modules themselves.")
 	for _, s := range x.softdeps {
 		fmt.Fprintf(w, "softdep %s", s.Module)
+		if len(s.Other) > 0 {
+			fmt.Fprintf(w, " %s", strings.Join(s.Other, " "))
+		}
 		if len(s.Pre) > 0 {
 			fmt.Fprintf(w, " pre: %s", strings.Join(s.Pre, " "))
 		}

@@ -31,6 +31,11 @@ type Softdep struct {
 	Module string
 	Pre    []string
 	Post   []string
+
+	// Other are words with neither pre: nor post: before them, such as cifs has.
+	// kmod ignores them, and so does a Loader; but they name modules that the
+	// kernel will ask for, so a closure has them.
+	Other []string
 }
 
 // Index is the set of modules of one kernel. Make it with [New], [Read] or package
@@ -43,7 +48,7 @@ type Index struct {
 	builtinA []Alias           // aliases of what is built in
 
 	match        matcher
-	softdepsOf   map[string]*Softdep
+	softdepsOf   map[string]Softdep
 	builtinMatch matcher
 }
 
@@ -67,7 +72,7 @@ func New(c Contents) *Index {
 		softdeps:   slices.Clone(c.Softdeps),
 		builtin:    make(map[string]string, len(c.Builtin)),
 		builtinA:   slices.Clone(c.BuiltinAliases),
-		softdepsOf: make(map[string]*Softdep, len(c.Softdeps)),
+		softdepsOf: make(map[string]Softdep, len(c.Softdeps)),
 	}
 	for _, m := range c.Modules {
 		m.Name = Name(m.Path)
@@ -76,8 +81,14 @@ func New(c Contents) *Index {
 	for _, p := range c.Builtin {
 		x.builtin[Name(p)] = p
 	}
-	for i := range x.softdeps {
-		x.softdepsOf[x.softdeps[i].Module] = &x.softdeps[i]
+	for _, s := range x.softdeps {
+		// A module may have several entries: all of them count.
+		all := x.softdepsOf[s.Module]
+		all.Module = s.Module
+		all.Pre = append(all.Pre, s.Pre...)
+		all.Post = append(all.Post, s.Post...)
+		all.Other = append(all.Other, s.Other...)
+		x.softdepsOf[s.Module] = all
 	}
 	x.match = newMatcher(x.aliases)
 	x.builtinMatch = newMatcher(x.builtinA)
@@ -122,8 +133,8 @@ func (x *Index) Builtin(name string) bool {
 
 // Softdep returns the soft dependencies of a module; most have none.
 func (x *Index) Softdep(name string) Softdep {
-	if s := x.softdepsOf[Name(name)]; s != nil {
-		return *s
+	if s, ok := x.softdepsOf[Name(name)]; ok {
+		return s
 	}
 	return Softdep{Module: Name(name)}
 }

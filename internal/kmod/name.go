@@ -11,7 +11,7 @@ import (
 // (nls_iso8859-1.ko).
 func Name(file string) string {
 	base := path.Base(file)
-	if i := strings.Index(base, ".ko"); i > 0 && isModuleSuffix(base[i:]) {
+	if i := strings.LastIndex(base, ".ko"); i > 0 && isModuleSuffix(base[i:]) {
 		base = base[:i]
 	}
 	return strings.ReplaceAll(base, "-", "_")
