@@ -93,3 +93,12 @@ func formatXattrs(attrs map[string][]byte) string {
 	}
 	return strings.Join(s, " ")
 }
+
+// cpuTime is what this process has used.
+func cpuTime() time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
