@@ -276,7 +276,7 @@ func (b *Book) bind(p Pool, mac MAC, ip, fixed netip.Addr, d time.Duration) (*le
 	defer b.mu.Unlock()
 	now := b.now()
 	switch {
-	case ip != fixed && !p.contains(ip):
+	case !ip.IsValid(), ip != fixed && !p.contains(ip):
 		return nil, ErrOutside
 	case !b.usable(ip, mac, now):
 		return nil, ErrNotYours
