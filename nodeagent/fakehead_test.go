@@ -24,7 +24,7 @@ import (
 
 // fakeHead is a NATS server and as much of a head as an agent can see.
 type fakeHead struct {
-	t      *testing.T
+	t      testing.TB
 	srv    *server.Server
 	nc     *nats.Conn
 	pub    ed25519.PublicKey
@@ -32,30 +32,32 @@ type fakeHead struct {
 	addr   string
 	secret string
 
-	mu        sync.Mutex
-	changed   *sync.Cond
-	approved  map[string]bool
-	rejected  map[string]bool
-	connected map[string]uint64 // client id by key
-	joins     []api.JoinRequest
-	beats     []api.Heartbeat
-	events    map[string][]api.TaskEvent
-	out       map[string]*output
-	files     map[string][]byte
-	logs      []api.KernelLine
-	deaf      bool // output is not acknowledged
-	refuseAll bool
-	repeated  int // bytes of output that came again
+	mu           sync.Mutex
+	changed      *sync.Cond
+	approved     map[string]bool
+	rejected     map[string]bool
+	connected    map[string]uint64 // client id by key
+	joins        []api.JoinRequest
+	beats        []api.Heartbeat
+	events       map[string][]api.TaskEvent
+	out          map[string]*output
+	files        map[string][]byte
+	logs         []api.KernelLine
+	deaf         bool // output is not acknowledged
+	refuseAll    bool
+	silentFiles  bool // files are not sent
+	fileRequests int
+	repeated     int // bytes of output that came again
 }
 
 // output is what a task wrote, as the head has it.
 type output struct {
 	stdout, stderr []byte
 	all            int64
-	sink           func([]byte) // nil: bytes are kept
+	stdoutSink     func([]byte) // nil: bytes are kept
 }
 
-func newFakeHead(t *testing.T) *fakeHead {
+func newFakeHead(t testing.TB) *fakeHead {
 	t.Helper()
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -255,10 +257,10 @@ func (h *fakeHead) onOutput(msg *nats.Msg) {
 		data := f.Data[have-f.Offset:]
 		o.all = end
 		switch {
-		case o.sink != nil:
-			o.sink(data)
 		case f.Stream == api.Stderr:
 			o.stderr = append(o.stderr, data...)
+		case o.stdoutSink != nil:
+			o.stdoutSink(data)
 		default:
 			o.stdout = append(o.stdout, data...)
 		}
@@ -284,7 +286,13 @@ func (h *fakeHead) onFile(msg *nats.Msg) {
 	}
 	h.mu.Lock()
 	b, ok := h.files[req.SHA256]
+	h.fileRequests++
+	silent := h.silentFiles
+	h.changed.Broadcast()
 	h.mu.Unlock()
+	if silent {
+		return
+	}
 	if !ok {
 		m := nats.NewMsg(msg.Reply)
 		m.Header.Set(api.HeaderError, "1")

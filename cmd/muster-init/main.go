@@ -12,6 +12,8 @@
 // (report.go). The program inherits neither. muster-init imports nothing but
 // the standard library's thinnest parts: it stays in memory with each task, and
 // it must be found at one path on every node that a task may move to.
+//
+//go:debug containermaxprocs=0
 package main
 
 import (
@@ -27,8 +29,7 @@ const (
 )
 
 func main() {
-	syscall.CloseOnExec(fdConfig)
-	syscall.CloseOnExec(fdReport)
+	inherit()
 	// Signals that come while the program is being started are kept, and
 	// passed on as soon as it runs.
 	signals := make(chan os.Signal, 64)
@@ -56,6 +57,17 @@ func main() {
 	}
 	report("exit", ws.ExitStatus())
 	syscall.Exit(ws.ExitStatus())
+}
+
+// inherit keeps the descriptors that the shim passed on purpose and closes all
+// others: whatever a shim was started with, no task has it. (The Go runtime
+// holds none of its own here: containermaxprocs=0 keeps it from opening its
+// cgroup.)
+func inherit() {
+	const sysCloseRange = 436
+	syscall.RawSyscall(sysCloseRange, fdReport+1, ^uintptr(0)>>32, 0)
+	syscall.CloseOnExec(fdConfig)
+	syscall.CloseOnExec(fdReport)
 }
 
 // signalStop stands for SIGSTOP, which cannot be caught, on the way from the

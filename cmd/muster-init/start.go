@@ -28,7 +28,7 @@ func start(c config) (pid int, failed *startError) {
 		}
 		errno, _ := err.(syscall.Errno)
 		var st syscall.Stat_t
-		if (errno == syscall.ENOENT || errno == syscall.ENOTDIR) && syscall.Stat(file, &st) != nil {
+		if missing := syscall.Stat(file, &st) != nil; missing && (errno == syscall.ENOENT || errno == syscall.ENOTDIR) {
 			if strings.Contains(c.argv[0], "/") {
 				failed = &startError{exitNotFound, c.argv[0] + ": no such file on this node; --send " + c.argv[0] + " sends it along"}
 			}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -70,8 +71,25 @@ func deadly(sig int) bool {
 	return false
 }
 
+// maxLaunches is how often a shim is started that ends before it has started
+// its program.
+const maxLaunches = 3
+
+// lastLine is the last thing that a shim said.
+func lastLine(file string) string {
+	b, err := os.ReadFile(file)
+	if err != nil || len(b) == 0 {
+		return "it says nothing"
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
+}
+
 // launch fetches the task's files and starts its shim, which takes over lock.
 func (r *remote) launch(ctx context.Context, lock *os.File) (net.Conn, error) {
+	if r.launches++; r.launches > maxLaunches {
+		return nil, fmt.Errorf("the task's shim does not start: %s", lastLine(filepath.Join(r.dir, fileLog)))
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if sig := r.preparing(cancel); sig != 0 {

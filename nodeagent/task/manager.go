@@ -211,7 +211,8 @@ func (m *Manager) Input(c api.InputChunk, reply func(api.Ack)) error {
 	if err != nil {
 		return err
 	}
-	return r.sendInput(c, reply)
+	r.sendInput(c, reply)
+	return nil
 }
 
 // Signal sends a signal to a task. One that has ended does not mind.

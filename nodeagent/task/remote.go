@@ -35,6 +35,8 @@ type remote struct {
 	waiters   []func(api.Ack) // for one FrameInputAck each, in order; nil: nobody cares
 	shut      bool            // the program does not read any more
 	held      []int           // signals that came before there was a shim
+	early     []earlyInput    // input that did
+	launches  int             // shims that were started
 	stop      context.CancelFunc
 	forgotten chan struct{} // closed when the head has everything
 }
@@ -45,6 +47,15 @@ type sentEvent struct {
 	at    time.Time // when it was last sent
 	acked bool
 }
+
+// earlyInput is input that came before there was a shim.
+type earlyInput struct {
+	chunk api.InputChunk
+	reply func(api.Ack)
+}
+
+// maxEarly bounds it; the head sends it again.
+const maxEarly = 4
 
 func newRemote(m *Manager, dir string, sp spec) *remote {
 	return &remote{
@@ -192,12 +203,14 @@ func (r *remote) handle(f api.Frame, raw []byte) error {
 func (r *remote) attach(conn net.Conn) {
 	r.mu.Lock()
 	r.conn = conn
-	held := r.held
-	r.held = nil
-	r.mu.Unlock()
-	for _, sig := range held {
-		r.send(api.Frame{Type: api.FrameSignal, Offset: int64(sig)})
+	for _, sig := range r.held {
+		r.sendLocked(api.Frame{Type: api.FrameSignal, Offset: int64(sig)})
 	}
+	for _, in := range r.early {
+		r.inputLocked(in.chunk, in.reply)
+	}
+	r.held, r.early = nil, nil
+	r.mu.Unlock()
 	r.link(r.m.isUp())
 }
 
@@ -287,18 +300,22 @@ func (r *remote) eventAcked(state api.JobState) {
 	}
 }
 
-// sendInput passes input to the shim. The shim answers every frame once.
-func (r *remote) sendInput(c api.InputChunk, reply func(api.Ack)) error {
+// sendInput passes input to the shim, or keeps it until there is one.
+func (r *remote) sendInput(c api.InputChunk, reply func(api.Ack)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.shut || r.status.State.Ended() || len(r.waiters) >= maxWaiters {
-		ack := r.inputAck()
-		go reply(ack)
-		return nil
+	switch {
+	case r.shut || r.status.State.Ended() || len(r.waiters) >= maxWaiters || len(r.early) >= maxEarly:
+		go reply(r.inputAck())
+	case r.conn == nil:
+		r.early = append(r.early, earlyInput{c, reply})
+	default:
+		r.inputLocked(c, reply)
 	}
-	if r.conn == nil {
-		return &api.Error{Code: api.CodeUnavailable, Msg: fmt.Sprintf("task %s is being started", r.ref), Hint: "send the input again"}
-	}
+}
+
+// inputLocked sends input. The shim answers every frame once.
+func (r *remote) inputLocked(c api.InputChunk, reply func(api.Ack)) {
 	if len(c.Data) > 0 || !c.EOF {
 		w := reply
 		if c.EOF {
@@ -311,7 +328,6 @@ func (r *remote) sendInput(c api.InputChunk, reply func(api.Ack)) error {
 		r.waiters = append(r.waiters, reply)
 		r.sendLocked(api.Frame{Type: api.FrameInputEOF, Offset: c.Offset + int64(len(c.Data))})
 	}
-	return nil
 }
 
 // inputAck is what is known of the input. r.mu is held.

@@ -47,6 +47,7 @@ type shim struct {
 	wake    sync.Cond // signaled when there is something to send
 	conn    net.Conn  // the agent; nil while there is none
 	fresh   bool      // the agent knows nothing yet
+	changed bool      // the agent should be told the state
 	going   bool      // the agent takes output
 	sent    int64     // first byte of output that the agent was not sent
 	wait    time.Duration
@@ -298,7 +299,10 @@ func (s *shim) next(buf []byte) (net.Conn, []byte, error) {
 // messages appends what is due besides output.
 func (s *shim) messages(b []byte) []byte {
 	if s.fresh {
-		s.fresh, s.told, s.shut = false, 0, false
+		s.fresh, s.told, s.shut, s.changed = false, 0, false, true
+	}
+	if s.changed {
+		s.changed = false
 		b = appendJSONFrame(b, frameState, s.status())
 	}
 	for ; s.told < len(s.events); s.told++ {
@@ -445,7 +449,8 @@ func (s *shim) execute() api.TaskEvent {
 		return failed(err)
 	}
 	s.mu.Lock()
-	s.process = process
+	s.process, s.changed = process, true
+	s.wake.Broadcast()
 	if len(s.held) > 0 && s.held[0] == unix.SIGKILL {
 		s.kill()
 	}
