@@ -560,6 +560,9 @@ func (s *httpServer) serveEvents(w http.ResponseWriter, r *http.Request) error {
 		switch {
 		case r.Context().Err() != nil:
 			return nil
+		case after == 0 && api.CodeOf(err) == api.CodeConflict:
+			after = s.cfg.Events.Revision() // all that is left begins later
+			continue
 		case errors.Is(err, context.DeadlineExceeded):
 			events = nil
 		case err != nil && !begun:
