@@ -95,14 +95,14 @@ func publish(ctx context.Context, c *client.Client, dir string, makeDefault *boo
 		return api.Image{}, usagef("reading the manifest in %s: %w", dir, err)
 	}
 	for _, a := range m.Artifacts {
-		has, err := c.HasBlob(ctx, a.SHA256)
+		has, err := c.HasImageBlob(ctx, a.SHA256)
 		if err != nil {
 			return api.Image{}, err
 		}
 		if has {
 			continue
 		}
-		err = c.PutBlob(ctx, a.SHA256, a.Size, func() (io.ReadCloser, error) {
+		err = c.PutImageBlob(ctx, a.SHA256, a.Size, func() (io.ReadCloser, error) {
 			return os.Open(filepath.Join(dir, filepath.FromSlash(a.Name)))
 		})
 		if err != nil {
