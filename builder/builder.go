@@ -95,17 +95,17 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockFor(ctx, cfg, client)
+	lock, err := lockFor(ctx, cfg, during(StepLock, cfg, client))
 	if err != nil {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepLock, End: true, Detail: lockDetail(lock)})
-	kernel, cached, err := kernelStep(ctx, cfg, store, client, lock)
+	kernel, cached, err := kernelStep(ctx, cfg, store, during(StepKernel, cfg, client), lock)
 	if err != nil {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepKernel, End: true, Cached: cached, Detail: fmt.Sprintf("%s, %d modules", kernel.Release, kernel.Count)})
-	loaders, cached, err := loaderStep(ctx, cfg, store, client, lock)
+	loaders, cached, err := loaderStep(ctx, cfg, store, during(StepLoaders, cfg, client), lock)
 	if err != nil {
 		return nil, err
 	}
@@ -173,10 +173,14 @@ func newClient(cfg Config, store deb.Store) (*deb.Client, error) {
 	return deb.NewClient(deb.Config{
 		Mirrors: mirrors, Keyring: keys, Origin: string(origin), Arch: cfg.Definition.Arch,
 		Store: store, HTTP: cfg.HTTP, Now: cfg.Now, Log: cfg.Log,
-		Progress: func(name string, done, total int64) {
-			cfg.Progress(Event{Step: StepKernel, Detail: "fetching " + name, Done: done, Total: total})
-		},
 	}), nil
+}
+
+// during returns client with its transfers shown as part of step.
+func during(step Step, cfg Config, client *deb.Client) *deb.Client {
+	return client.WithProgress(func(name string, done, total int64) {
+		cfg.Progress(Event{Step: step, Detail: "fetching " + name, Done: done, Total: total})
+	})
 }
 
 // imageTime is the time of every file in the artifacts.

@@ -58,10 +58,26 @@ type Config struct {
 
 // Client reads one distribution's archives. It may be used from any goroutine.
 type Client struct {
-	cfg Config
+	cfg   Config
+	known *mirrorBook
+}
 
+// mirrorBook remembers which mirror has a suite.
+type mirrorBook struct {
 	mu    sync.Mutex
 	bases map[string]string // by suite: the base URL that last answered
+}
+
+func (b *mirrorBook) set(suite, base string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bases[suite] = base
+}
+
+func (b *mirrorBook) get(suite string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bases[suite]
 }
 
 // NewClient returns a client. It does not speak to anybody yet.
@@ -80,7 +96,15 @@ func NewClient(cfg Config) *Client {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string, int64, int64) {}
 	}
-	return &Client{cfg: cfg, bases: make(map[string]string)}
+	return &Client{cfg: cfg, known: &mirrorBook{bases: make(map[string]string)}}
+}
+
+// WithProgress returns a client that tells its progress to fn and otherwise
+// is c.
+func (c *Client) WithProgress(fn func(name string, done, total int64)) *Client {
+	d := *c
+	d.cfg.Progress = fn
+	return &d
 }
 
 // StatusError is an answer of a mirror other than the file.
@@ -111,9 +135,7 @@ func (c *Client) Release(ctx context.Context, suite string) (*Release, error) {
 	for _, base := range bases {
 		rel, err := c.releaseFrom(ctx, base, suite)
 		if err == nil {
-			c.mu.Lock()
-			c.bases[suite] = base
-			c.mu.Unlock()
+			c.known.set(suite, base)
 			c.cfg.Log.Debug("suite found", "suite", suite, "mirror", base, "date", rel.Date)
 			return rel, nil
 		}
@@ -232,9 +254,7 @@ func (c *Client) fetch(ctx context.Context, suite, filePath, label string, want 
 // order returns the mirrors of suite, that which answered before first.
 func (c *Client) order(suite string) []string {
 	bases := c.cfg.Mirrors.Bases(suite)
-	c.mu.Lock()
-	good := c.bases[suite]
-	c.mu.Unlock()
+	good := c.known.get(suite)
 	out := make([]string, 0, len(bases))
 	if good != "" {
 		out = append(out, good)
