@@ -39,7 +39,8 @@ func WriteCPIO(w io.Writer, t *Tree, opts CPIOOptions) error {
 	if err != nil {
 		return fmt.Errorf("writing cpio: %w", err)
 	}
-	a := cpioWriter{w: cpio.NewWriter(w), tree: t, names: names, inodes: make(map[*Entry]int64)}
+	out := &errorWriter{w: w}
+	a := cpioWriter{w: cpio.NewWriter(out), tree: t, names: names, inodes: make(map[*Entry]int64)}
 	for e := range t.All() {
 		if err := checkCPIO(e, opts); err != nil {
 			return fmt.Errorf("writing cpio: %w", err)
@@ -51,7 +52,25 @@ func WriteCPIO(w io.Writer, t *Tree, opts CPIOOptions) error {
 	if err := a.w.Close(); err != nil {
 		return fmt.Errorf("writing cpio: trailer: %w", err)
 	}
+	if out.err != nil {
+		return fmt.Errorf("writing cpio: %w", out.err)
+	}
 	return nil
+}
+
+// errorWriter remembers the first error. The library forgets those of headers.
+type errorWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (e *errorWriter) Write(p []byte) (int, error) {
+	if e.err != nil {
+		return 0, e.err
+	}
+	n, err := e.w.Write(p)
+	e.err = err
+	return n, err
 }
 
 // fileNames counts the names of one file and knows the one that comes last.

@@ -35,18 +35,18 @@ type Archive struct {
 // zstdMagic starts a zstd frame (RFC 8878 3.1.1).
 var zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 
-// maxReadMemory bounds what ReadCPIO keeps of one initramfs.
-const maxReadMemory = 2 << 30
+// maxRead is how much ReadCPIO reads, packed and unpacked together.
+const maxRead = 2 << 30
 
 // ReadCPIO reads an initramfs: newc archives, plain or zstd, with zero bytes
-// between them. It keeps all contents in memory, up to 2 GiB, and is meant for
-// checks of what was written.
+// between them. It keeps all contents in memory and is meant for checks of what
+// was written; an initramfs of more than 2 GiB is an error.
 func ReadCPIO(r io.Reader) (*Archive, error) {
-	return readCPIO(r, maxReadMemory)
+	return readCPIO(r, maxRead)
 }
 
 func readCPIO(r io.Reader, limit int64) (*Archive, error) {
-	in := &offsetReader{r: bufio.NewReaderSize(r, 1<<16)}
+	in := &offsetReader{r: bufio.NewReaderSize(r, 1<<16), left: &limit}
 	a := &Archive{}
 	for {
 		if err := in.skipZeros(); err == io.EOF {
@@ -58,7 +58,7 @@ func readCPIO(r io.Reader, limit int64) (*Archive, error) {
 			return a, fmt.Errorf("reading initramfs: segment %d starts at byte %d, which is not a multiple of %d", a.Segments, in.n, segmentAlign)
 		}
 		start := in.n
-		if err := a.readSegment(in, &limit); err != nil {
+		if err := a.readSegment(in); err != nil {
 			return a, fmt.Errorf("reading initramfs: segment %d at byte %d: %w", a.Segments, start, err)
 		}
 		a.Segments++
@@ -66,13 +66,13 @@ func readCPIO(r io.Reader, limit int64) (*Archive, error) {
 }
 
 // readSegment reads one archive, or one zstd frame with any number of them.
-func (a *Archive) readSegment(in *offsetReader, limit *int64) error {
+func (a *Archive) readSegment(in *offsetReader) error {
 	magic, err := in.r.Peek(len(zstdMagic))
 	if err != nil {
 		return noEOF(err)
 	}
 	if !bytes.Equal(magic, zstdMagic) {
-		return a.readArchive(in, limit)
+		return a.readArchive(in)
 	}
 	frame, err := readFrame(in)
 	if err != nil {
@@ -83,14 +83,14 @@ func (a *Archive) readSegment(in *offsetReader, limit *int64) error {
 		return err
 	}
 	defer z.Close()
-	inner := &offsetReader{r: bufio.NewReader(io.LimitReader(z, *limit+1))}
+	inner := &offsetReader{r: bufio.NewReader(z), left: in.left}
 	for {
 		if err := inner.skipZeros(); err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		if err := a.readArchive(inner, limit); err != nil {
+		if err := a.readArchive(inner); err != nil {
 			return err
 		}
 	}
@@ -151,7 +151,7 @@ func readFrameHeader(t io.Reader, frame *bytes.Buffer, head *zstd.Header) error 
 }
 
 // readArchive reads one archive up to its trailer.
-func (a *Archive) readArchive(in *offsetReader, limit *int64) error {
+func (a *Archive) readArchive(in *offsetReader) error {
 	cr := cpio.NewReader(in)
 	for {
 		h, err := cr.Next()
@@ -164,9 +164,6 @@ func (a *Archive) readArchive(in *offsetReader, limit *int64) error {
 		rec := Record{
 			Path: h.Name, Mode: uint32(h.Mode), UID: uint32(h.Uid), GID: uint32(h.Guid),
 			MTime: h.ModTime.UTC(), Inode: h.Inode, Links: h.Links, Target: h.Linkname, Segment: a.Segments,
-		}
-		if *limit -= h.Size + int64(len(h.Name)+len(h.Linkname)) + 128; *limit < 0 {
-			return errors.New("contents are larger than this check reads")
 		}
 		var data bytes.Buffer
 		if _, err := io.CopyN(&data, cr, h.Size); err != nil {
@@ -209,10 +206,14 @@ func (a *Archive) Content(path string) ([]byte, error) {
 	return nil, nil
 }
 
+// errTooLarge ends the reading of what would fill the memory.
+var errTooLarge = errors.New("contents are larger than this check reads")
+
 // offsetReader counts what was read, to know where a segment starts.
 type offsetReader struct {
 	r    *bufio.Reader
 	n    int64
+	left *int64 // how much more may be read
 	tail [len(cpioTrailer) + 1]byte
 }
 
@@ -220,6 +221,9 @@ func (o *offsetReader) Read(p []byte) (int, error) {
 	n, err := o.r.Read(p)
 	o.n += int64(n)
 	o.remember(p[:n])
+	if *o.left -= int64(n); *o.left < 0 {
+		return n, errTooLarge
+	}
 	return n, err
 }
 
@@ -253,6 +257,9 @@ func (o *offsetReader) skipZeros() error {
 			return o.r.UnreadByte()
 		}
 		o.n++
+		if *o.left--; *o.left < 0 {
+			return errTooLarge
+		}
 	}
 }
 

@@ -72,6 +72,9 @@ func build(ctx context.Context, cfg Config) ([]byte, initramfs.Busybox, error) {
 	if err := generate(cfg, tool, work); err != nil {
 		return nil, info, err
 	}
+	if err := setGodebug(mainDir(work), tool.version); err != nil {
+		return nil, info, err
+	}
 	bin, err := compile(ctx, cfg, tool, work)
 	if err != nil {
 		return nil, info, err
@@ -123,14 +126,16 @@ func generate(cfg Config, tool toolchain, work string) error {
 	if err != nil {
 		return fmt.Errorf("generating sources: %w", err)
 	}
-	return setGodebug(filepath.Join(mainDir(work), "main.go"), tool.version)
+	return nil
 }
 
 // mainDir is where gobusybox puts the main package.
 func mainDir(work string) string { return filepath.Join(work, "src", "bb.u-root.com", "bb") }
 
-// setGodebug makes the program behave as one of the toolchain's version.
-func setGodebug(file, version string) error {
+// setGodebug makes the program whose main package is in dir behave as one of the
+// toolchain's version.
+func setGodebug(dir, version string) error {
+	file := filepath.Join(dir, "main.go")
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("generating sources: %w", err)
