@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"golang.org/x/net/ipv6"
 
 	"muster/internal/need"
 	"muster/internal/netnstest"
@@ -432,20 +434,13 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 func TestDetectNobody(t *testing.T) {
 	l := newLAN(t, serverNet)
 	socks := l.listen(t)
-	for _, named := range []bool{true, false} {
-		cfg := DetectConfig{Sockets: socks}
-		want := ModeOff
-		if named {
-			cfg.Named, want = []string{"s0"}, ModeFull
-		}
-		start := time.Now()
-		ifs, err := Detect(t.Context(), cfg)
-		if err != nil || len(ifs) != 1 || ifs[0].Mode != want {
-			t.Errorf("named %v: Detect() = %+v, %v, want %s", named, ifs, err, want)
-		}
-		if d := time.Since(start); d > 6*time.Second {
-			t.Errorf("Detect() took %v", d)
-		}
+	start := time.Now()
+	ifs, err := Detect(t.Context(), DetectConfig{Sockets: socks, Named: []string{"s0"}})
+	if err != nil || len(ifs) != 1 || ifs[0].Mode != ModeFull || ifs[0].Network.Server != addr("10.77.0.1") {
+		t.Errorf("Detect() = %+v, %v, want full", ifs, err)
+	}
+	if d := time.Since(start); d > 6*time.Second {
+		t.Errorf("Detect() took %v", d)
 	}
 }
 
@@ -456,6 +451,41 @@ func TestDetectDnsmasq(t *testing.T) {
 	ifs, err := Detect(t.Context(), DetectConfig{Sockets: socks, Named: []string{"s0"}})
 	if err != nil || len(ifs) != 1 || ifs[0].Mode != ModeProxy || !strings.Contains(ifs[0].Reason, "10.77.0.5") {
 		t.Errorf("Detect() = %+v, %v, want proxy because of 10.77.0.5", ifs, err)
+	}
+}
+
+// TestRouterSolicitation asks as iPXE does, and sees that Linux does not
+// change its mind about routes because of the answer.
+func TestRouterSolicitation(t *testing.T) {
+	l := newLAN(t, serverNet)
+	l.full(t, nil)
+	var c net.PacketConn
+	var err error
+	l.machines.Do(t, func() { c, err = net.ListenPacket("ip6:ipv6-icmp", "::") })
+	if err != nil {
+		t.Skipf("no IPv6 here: %v", err)
+	}
+	defer c.Close()
+	p := ipv6.NewPacketConn(c)
+	if err := errors.Join(p.SetMulticastHopLimit(255), p.SetHopLimit(255)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "an IPv6 address", func() bool { // duplicate address detection takes a second
+		out := l.run(t, "ip", "-6", "addr", "show", "dev", "c0")
+		return strings.Contains(out, "fe80::") && !strings.Contains(out, "tentative")
+	})
+	if _, err := c.WriteTo([]byte{133, 0, 0, 0, 0, 0, 0, 0}, &net.IPAddr{IP: net.ParseIP("ff02::2"), Zone: "c0"}); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	b := make([]byte, 1500)
+	for b[0] != 134 {
+		if _, _, err := c.ReadFrom(b); err != nil {
+			t.Fatalf("no advertisement: %v", err)
+		}
+	}
+	if out := l.run(t, "ip", "-6", "route"); strings.Contains(out, "default") {
+		t.Errorf("it made a route:\n%s", out)
 	}
 }
 
