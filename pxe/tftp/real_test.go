@@ -3,6 +3,7 @@ package tftp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io/fs"
 	"math/rand/v2"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"muster/internal/need"
 	"muster/internal/netnstest"
@@ -162,7 +164,7 @@ func TestRealClients(t *testing.T) {
 		program := need.Program(t, "curl", "curl")
 		out, err := client.Output(t.Context(), t, program, "-sS", "tftp://192.0.2.1/no/such")
 		var exit *exec.ExitError
-		if !errorsAs(err, &exit) || exit.ExitCode() != 68 { // CURLE_TFTP_NOTFOUND
+		if !errors.As(err, &exit) || exit.ExitCode() != 68 { // CURLE_TFTP_NOTFOUND
 			t.Errorf("curl of a missing file: %v, want exit status 68\n%s", err, out)
 		}
 		if r := got.next(t); r.Outcome != Refused || r.Name != "no/such" {
@@ -171,10 +173,49 @@ func TestRealClients(t *testing.T) {
 	})
 }
 
-func errorsAs[E error](err error, target *E) bool {
-	e, ok := err.(E)
-	*target = e
-	return ok
+func allowBroadcast(t *testing.T, c *net.UDPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) { optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1) })
+	if err := errors.Join(err, optErr); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEarlyRequest sends a request before the server asks the kernel for addresses.
+func TestEarlyRequest(t *testing.T) {
+	c, err := net.ListenPacket("udp4", "127.0.0.1:6970")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	client, err := net.Dial("udp4", "127.0.0.1:6970")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Write(rrq("no", "octet")); err != nil {
+		t.Fatal(err)
+	}
+	r := newReports()
+	s, err := New(Config{Conn: c, Source: FS(mapFS(nil)), Observe: r.observe})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	if got := r.next(t); got.Outcome != Refused || got.Name != "no" {
+		t.Errorf("report = %+v, want refused", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run() = %v", err)
+	}
 }
 
 // TestWithoutOffload sends the same file with and without segmentation
@@ -213,5 +254,59 @@ func TestWithoutOffload(t *testing.T) {
 				t.Errorf("single sends = %v at the end, want %v", flag.Load(), plain)
 			}
 		})
+	}
+}
+
+// TestAnswersFromTheAddressAsked asks each address of a machine, and its network.
+func TestAnswersFromTheAddressAsked(t *testing.T) {
+	client := netnstest.New(t)
+	netnstest.Veth(t, netnstest.End{Name: "ta0", Addrs: append(append(netnstest.Addr("192.0.2.1/24"), netnstest.Addr("192.0.2.9/24")...), netnstest.Addr("fd00::1/64")...)},
+		netnstest.End{NS: client, Name: "ta1", Addrs: append(netnstest.Addr("192.0.2.2/24"), netnstest.Addr("fd00::2/64")...)})
+	reports := start(t, ":69", Config{Source: FS(mapFS(map[string][]byte{"f": content(3000)}))})
+
+	open := func(network string) *net.UDPConn {
+		var c net.PacketConn
+		var err error
+		client.Do(t, func() { c, err = net.ListenPacket(network, ":0") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c.(*net.UDPConn)
+	}
+	ask := func(c *net.UDPConn, to string) {
+		if _, err := c.WriteToUDPAddrPort(rrq("f", "octet"), netip.MustParseAddrPort(to)); err != nil {
+			t.Fatalf("asking %s: %v", to, err)
+		}
+	}
+	broadcast := open("udp4")
+	allowBroadcast(t, broadcast)
+	ask(broadcast, "192.0.2.255:69")
+	for to, network := range map[string]string{"192.0.2.1:69": "udp4", "192.0.2.9:69": "udp4", "[fd00::1]:69": "udp6"} {
+		c := open(network)
+		ask(c, to)
+		if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		var buf [600]byte
+		n, from, err := c.ReadFromUDPAddrPort(buf[:])
+		want := netip.MustParseAddrPort(to)
+		if err != nil || from.Addr() != want.Addr() || from.Port() == want.Port() {
+			t.Errorf("asked %s, answer of %d bytes from %s, %v; want the same address and another port", to, n, from, err)
+			continue
+		}
+		if _, err := c.WriteToUDPAddrPort(errorPacket(0, "enough"), from); err != nil {
+			t.Fatal(err)
+		}
+		if r := reports.next(t); r.Outcome != Aborted || r.Local != want.Addr() {
+			t.Errorf("report = %+v, want aborted at %s", r, want.Addr())
+		}
+	}
+	// The server takes requests one after the other: by now it has seen the first.
+	if err := broadcast.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, from, err := broadcast.ReadFromUDPAddrPort(make([]byte, 600)); err == nil {
+		t.Errorf("a request to the broadcast address was answered by %s with %d bytes", from, n)
 	}
 }

@@ -52,6 +52,7 @@ const (
 // Server is a TFTP server. Make it with [New].
 type Server struct {
 	cfg     Config
+	in      *receiver // used by Run alone
 	scratch sync.Pool // *[scratchSize]byte, for the time of a send
 
 	mu   sync.Mutex
@@ -86,7 +87,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.dial == nil {
 		cfg.dial = newDialer()
 	}
-	s := &Server{cfg: cfg, live: map[netip.AddrPort]*session{}}
+	in, err := newReceiver(cfg.Conn, cfg.MTU)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the TFTP socket: %w", err)
+	}
+	s := &Server{cfg: cfg, in: in, live: map[netip.AddrPort]*session{}}
 	s.scratch.New = func() any { return new([scratchSize]byte) }
 	return s, nil
 }
@@ -99,15 +104,11 @@ func (s *Server) Run(ctx context.Context) error {
 	defer running.Wait()
 	defer cancel(errors.New("the server ended"))
 
-	in, err := newReceiver(s.cfg.Conn, s.cfg.MTU)
-	if err != nil {
-		return fmt.Errorf("preparing the TFTP socket: %w", err)
-	}
 	stop := context.AfterFunc(ctx, func() { _ = s.cfg.Conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buf := make([]byte, maxRequest)
 	for {
-		a, err := in.read(buf)
+		a, err := s.in.read(buf)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -85,11 +85,15 @@ func (r *receiver) read(buf []byte) (arrival, error) {
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	a := arrival{packet: buf[:n], client: client}
 	info := parsePacketInfo(r.oob[:oobn])
-	if info.asked.IsValid() && info.asked != info.local {
+	if info.tellsBroadcast() {
 		// RFC 1123 4.2.3.5: requests to a broadcast address are ignored.
 		return a, fmt.Errorf("sent to %s: %w", info.asked, errNotRequest)
 	}
-	a.local = info.local
+	// A datagram that came before the kernel was asked has no address: it
+	// then chooses the one to answer from.
+	if !info.local.IsUnspecified() {
+		a.local = info.local
+	}
 	if client.Addr().Zone() != "" && a.local.IsLinkLocalUnicast() {
 		a.local = a.local.WithZone(client.Addr().Zone())
 	}
@@ -140,10 +144,18 @@ type packetInfo struct {
 	link  int
 }
 
-func parsePacketInfo(oob []byte) packetInfo {
+// tellsBroadcast reports whether the datagram was sent to many.
+func (p packetInfo) tellsBroadcast() bool {
+	known := p.asked.IsValid() && !p.local.IsUnspecified()
+	return known && (p.asked != p.local || p.asked.IsMulticast())
+}
+
+// parsePacketInfo reads the control messages of a datagram. A socket of both
+// families gets two for IPv4; only that of IPv4 tells a broadcast.
+func parsePacketInfo(oob []byte) (info packetInfo) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return packetInfo{}
+		return info
 	}
 	for _, m := range messages {
 		switch {
@@ -153,10 +165,10 @@ func parsePacketInfo(oob []byte) packetInfo {
 		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= unix.SizeofInet6Pktinfo:
 			p := (*unix.Inet6Pktinfo)(unsafe.Pointer(&m.Data[0]))
 			addr := netip.AddrFrom16(p.Addr).Unmap()
-			return packetInfo{addr, addr, int(p.Ifindex)}
+			info = packetInfo{addr, addr, int(p.Ifindex)}
 		}
 	}
-	return packetInfo{}
+	return info
 }
 
 // newDialer returns a function that makes the sockets of transfers, each bound to
