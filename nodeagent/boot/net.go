@@ -232,18 +232,24 @@ func (n *Network) acquire(ctx context.Context, changes <-chan struct{}) (Lease, 
 	}
 }
 
-// waitingFor says what is missing for an address.
+// waitingFor says what is missing for an address. Whether a link has a
+// carrier is known only some time after it was brought up.
 func waitingFor(links []link) string {
 	if len(links) == 0 {
 		return "no network adapter was found; the image may lack its driver"
 	}
 	carrier := ""
 	names := ""
+	starting := false
 	for _, l := range links {
 		names += " " + l.Name
+		starting = starting || !l.Up
 		if l.Carrier {
 			carrier += " " + l.Name
 		}
+	}
+	if carrier == "" && starting {
+		return "starting" + names
 	}
 	if carrier == "" {
 		return "no cable has a signal:" + names
