@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 const (
@@ -17,18 +18,23 @@ const (
 	// maxAliases bounds what is remembered. Big servers have some hundreds
 	// of different devices.
 	maxAliases = 8192
+	urgentHold = 2 * time.Second
 )
 
 // plugger loads the modules that devices ask for: each alias once, network
-// devices first, since everything else waits for them.
+// devices first, since everything else waits for them. While a driver of a
+// network device is being loaded no other is begun, because a kernel checks the
+// signatures of modules at the expense of the others, but for urgentHold
+// at most: it may be waiting for its device.
 type plugger struct {
 	load func(alias string) error
 	log  *slog.Logger
+	wake chan struct{} // one token while there may be work
 
-	mu    sync.Mutex
-	seen  map[string]struct{} // guarded by mu; at most maxAliases
-	queue []string            // guarded by mu; ordered by urgency
-	wake  chan struct{}       // one token while queue may be non-empty
+	mu     sync.Mutex
+	seen   map[string]struct{} // guarded by mu, as all below; at most maxAliases
+	queue  []string            // ordered by urgency
+	urgent int                 // loads of urgency 0 that hold back the others
 }
 
 func newPlugger(load func(alias string) error, log *slog.Logger) *plugger {
@@ -67,19 +73,31 @@ func (p *plugger) signal() {
 	}
 }
 
-// next takes the most urgent alias.
-func (p *plugger) next() (string, bool) {
+// next takes the most urgent alias. done is to be called after it was loaded;
+// nil: nothing is to be loaded now.
+func (p *plugger) next() (alias string, done func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 {
-		return "", false
+	if len(p.queue) == 0 || p.urgent > 0 && urgency(p.queue[0]) > 0 {
+		return "", nil
 	}
-	alias := p.queue[0]
+	alias = p.queue[0]
 	p.queue = p.queue[1:]
 	if len(p.queue) > 0 {
 		p.signal()
 	}
-	return alias, true
+	if urgency(alias) > 0 {
+		return alias, func() {}
+	}
+	p.urgent++
+	release := sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.urgent--
+		p.signal()
+	})
+	timer := time.AfterFunc(urgentHold, release)
+	return alias, func() { timer.Stop(); release() }
 }
 
 // run loads what is queued until ctx is done.
@@ -93,8 +111,10 @@ func (p *plugger) run(ctx context.Context) {
 					return
 				case <-p.wake:
 				}
-				for alias, ok := p.next(); ok && ctx.Err() == nil; alias, ok = p.next() {
-					if err := p.load(alias); err != nil {
+				for alias, done := p.next(); done != nil && ctx.Err() == nil; alias, done = p.next() {
+					err := p.load(alias)
+					done()
+					if err != nil {
 						p.log.Warn("driver not loaded", "alias", alias, "err", err)
 					}
 				}

@@ -160,7 +160,8 @@ func (in *initProcess) run(cfg InitConfig) error {
 			cmd = unix.LINUX_REBOOT_CMD_RESTART
 		}
 		in.log.Info("machine goes down", "signal", sig.String())
-		fmt.Fprintf(os.Stderr, "muster: state stopping\r\n")
+		// A console that stands still must not keep the machine.
+		go fmt.Fprint(os.Stderr, "muster: state stopping\r\n")
 		stop()
 		if err := shutdown(&in.reaper, cmd, in.log); err != nil {
 			return fmt.Errorf("ending the machine: %w", err)

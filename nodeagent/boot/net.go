@@ -22,6 +22,9 @@ const (
 	// another link has one: a switch that starts again takes longer, but then
 	// no link has.
 	moveGrace = 10 * time.Second
+	// driverGrace is how long drivers may take to find a network adapter before
+	// its absence is worth a word.
+	driverGrace = 10 * time.Second
 	// rescan looks at the links even when nothing was heard.
 	rescan = 30 * time.Second
 )
@@ -162,7 +165,8 @@ func (n *Network) acquire(ctx context.Context, changes <-chan struct{}) (Lease, 
 		ended  = make(chan string)                   // a link's asking ended in vain
 		active = make(map[string]context.CancelFunc) // by link name
 		failed = make(map[string]string)             // why, by link name
-		tick   = time.NewTicker(rescan)
+		begin  = time.Now()
+		tick   = time.NewTimer(driverGrace)
 	)
 	defer tick.Stop()
 	for {
@@ -173,6 +177,7 @@ func (n *Network) acquire(ctx context.Context, changes <-chan struct{}) (Lease, 
 		seen := make(map[string]bool)
 		for _, l := range links {
 			if !l.Up {
+				delete(failed, l.Name)
 				if err := n.links.up(l); err != nil {
 					n.log.Warn("link not up", "link", l.Name, "err", err)
 					failed[l.Name] = err.Error()
@@ -212,7 +217,7 @@ func (n *Network) acquire(ctx context.Context, changes <-chan struct{}) (Lease, 
 				stop() // no carrier; its end is told below
 			}
 		}
-		n.cfg.Waiting(waitingFor(links))
+		n.cfg.Waiting(waitingFor(links, failed, time.Since(begin)))
 		select {
 		case <-ctx.Done():
 			return Lease{}, false
@@ -228,22 +233,36 @@ func (n *Network) acquire(ctx context.Context, changes <-chan struct{}) (Lease, 
 			}
 		case <-changes:
 		case <-tick.C:
+			tick.Reset(rescan)
 		}
 	}
 }
 
-// waitingFor says what is missing for an address.
-func waitingFor(links []link) string {
+// waitingFor says what is missing for an address after that time; failed has
+// the links that could not be brought up. Whether a link has a
+// carrier is known only some time after it was brought up.
+func waitingFor(links []link, failed map[string]string, since time.Duration) string {
+	if len(links) == 0 && since < driverGrace {
+		return "looking for a network adapter"
+	}
 	if len(links) == 0 {
 		return "no network adapter was found; the image may lack its driver"
 	}
 	carrier := ""
 	names := ""
+	starting := false
 	for _, l := range links {
 		names += " " + l.Name
+		if why := failed[l.Name]; why != "" && !l.Up {
+			return why + "; the image may lack the adapter's firmware"
+		}
+		starting = starting || !l.Up
 		if l.Carrier {
 			carrier += " " + l.Name
 		}
+	}
+	if carrier == "" && starting {
+		return "starting" + names
 	}
 	if carrier == "" {
 		return "no cable has a signal:" + names

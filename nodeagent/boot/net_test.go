@@ -26,6 +26,7 @@ type fakeLinks struct {
 	changed chan struct{}
 	applied []string
 	fail    error // of apply
+	failUp  error
 }
 
 func newFakeLinks(links ...link) *fakeLinks {
@@ -39,6 +40,9 @@ func (f *fakeLinks) list() ([]link, error) {
 }
 
 func (f *fakeLinks) up(l link) error {
+	if f.failUp != nil {
+		return f.failUp
+	}
 	f.set(l.Name, func(l *link) { l.Up = true })
 	return nil
 }
@@ -272,8 +276,9 @@ func TestNetworkLinkComesLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		links := newFakeLinks()
 		n := runNetwork(t, nil, links, &fakeDHCP{delay: map[string]time.Duration{"eth0": time.Second}})
-		n.checkWaiting(t, "no network adapter was found; the image may lack its driver")
+		n.checkWaiting(t, "looking for a network adapter")
 		n.after(time.Minute)
+		n.checkWaiting(t, "no network adapter was found; the image may lack its driver")
 		links.mu.Lock()
 		links.links = []link{{Name: "eth0", MAC: mac0}}
 		links.mu.Unlock()
@@ -396,6 +401,15 @@ func TestNetworkCable(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestNetworkLinkWithoutFirmware(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		links := newFakeLinks(link{Name: "eth0", MAC: mac0})
+		links.failUp = errors.New("bringing eth0 up: no such file or directory")
+		n := runNetwork(t, nil, links, &fakeDHCP{})
+		n.checkWaiting(t, "bringing eth0 up: no such file or directory; the image may lack the adapter's firmware")
+	})
 }
 
 func TestNetworkAddressNotUsable(t *testing.T) {

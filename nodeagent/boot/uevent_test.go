@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -86,7 +87,8 @@ func TestPluggerOrder(t *testing.T) {
 		p.add(a)
 	}
 	var got []string
-	for a, ok := p.next(); ok; a, ok = p.next() {
+	for a, done := p.next(); done != nil; a, done = p.next() {
+		done()
 		got = append(got, a)
 	}
 	want := []string{
@@ -128,6 +130,37 @@ func TestPluggerLoadsEachOnce(t *testing.T) {
 		if got, want := strings.Join(loaded, " "), "bus:a bus:b bus:c"; got != want {
 			t.Errorf("loaded %q, want %q", got, want)
 		}
+	})
+}
+
+// A network driver holds back the others, but one that hangs not for ever.
+func TestPluggerHoldsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const network, other = "virtio:d00000001v00001AF4", "acpi:PNP0C0C:"
+		begin := time.Now()
+		hang := make(chan struct{})
+		loaded := make(chan string, 2)
+		p := newPlugger(func(alias string) error {
+			if alias == network {
+				<-hang
+			}
+			loaded <- alias + " " + time.Since(begin).String()
+			return nil
+		}, slog.New(slog.DiscardHandler))
+		p.add(network)
+		p.add(other)
+		ctx, cancel := contextOf(t)
+		done := make(chan struct{})
+		go func() { p.run(ctx); close(done) }()
+		if got, want := <-loaded, other+" 2s"; got != want {
+			t.Errorf("loaded %q first, want %q", got, want)
+		}
+		close(hang)
+		if got, want := <-loaded, network+" 2s"; got != want {
+			t.Errorf("then loaded %q, want %q", got, want)
+		}
+		cancel()
+		<-done
 	})
 }
 
