@@ -1,229 +1,244 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// MaxHosts is the most names that one host list may stand for.
-const MaxHosts = 10000
+// maxHosts bounds what one host list may expand to.
+const maxHosts = 100_000
 
-// ParseHostList reads a list of nodes as people write it: names separated by
-// commas or blanks, n[1-10,14] for n1 to n10 and n14, n[01-03] with leading
-// zeros, n1-10 as a short form of n[1-10]. Names come back in the order in
-// which they were written, each once. An empty list is no error.
-func ParseHostList(s string) ([]string, error) {
-	words, err := splitHosts(s)
+// ParseHostList expands a host list: names separated by commas or blanks,
+// each of which may have one range, with brackets or without: n1, n[1-10,14],
+// n1-10, rack2-[01-20]. Numbers with leading zeros keep their width. Order is
+// kept; a name that comes twice is kept once.
+func ParseHostList(list string) ([]string, error) {
+	items, err := splitHostList(list)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	seen := map[string]bool{}
-	for _, w := range words {
-		expanded, err := expandHost(w)
+	for _, item := range items {
+		expanded, err := expandHosts(item, maxHosts-len(names))
 		if err != nil {
-			return nil, fmt.Errorf("host list %q: %w", s, err)
+			return nil, fmt.Errorf("reading host list %q: %w", list, err)
 		}
-		for _, n := range expanded {
-			if !seen[n] {
-				seen[n] = true
-				names = append(names, n)
+		for _, name := range expanded {
+			if !seen[name] {
+				seen[name] = true
+				names = append(names, name)
 			}
 		}
-		if len(names) > MaxHosts {
-			return nil, fmt.Errorf("host list %q stands for more than %d nodes", s, MaxHosts)
-		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("reading host list %q: it names nothing", list)
 	}
 	return names, nil
 }
 
-// splitHosts splits at commas and blanks outside of brackets.
-func splitHosts(s string) ([]string, error) {
-	var words []string
+// splitHostList cuts at commas and blanks outside brackets.
+func splitHostList(list string) ([]string, error) {
+	var items []string
 	start, depth := 0, 0
-	for i, c := range s + "," {
-		switch {
-		case c == '[':
-			depth++
-		case c == ']':
-			depth--
-		case depth == 0 && strings.ContainsRune(", \t\n", c):
-			if i > start {
-				words = append(words, s[start:i])
+	for i := 0; i <= len(list); i++ {
+		if i < len(list) {
+			switch c := list[i]; {
+			case c == '[':
+				depth++
+			case c == ']':
+				depth--
+			case c != ',' && c != ' ' && c != '\t' && c != '\n':
+				continue
 			}
-			start = i + 1
+			if depth < 0 || depth > 1 {
+				return nil, fmt.Errorf("reading host list %q: the brackets do not match", list)
+			}
+			if depth == 1 || list[i] == ']' {
+				continue
+			}
 		}
-		if depth < 0 || depth > 1 {
-			return nil, fmt.Errorf("host list %q: brackets do not match", s)
+		if i > start {
+			items = append(items, list[start:i])
 		}
+		start = i + 1
 	}
 	if depth != 0 {
-		return nil, fmt.Errorf("host list %q: a bracket is not closed", s)
+		return nil, fmt.Errorf("reading host list %q: a bracket is not closed", list)
 	}
-	return words, nil
+	return items, nil
 }
 
-// expandHost expands one word, with any number of bracket groups.
-func expandHost(w string) ([]string, error) {
-	open := strings.IndexByte(w, '[')
-	if open < 0 {
-		return expandShort(w)
+// expandHosts expands one item of a host list to at most limit names.
+func expandHosts(item string, limit int) ([]string, error) {
+	before, rest, bracket := strings.Cut(item, "[")
+	if !bracket {
+		return expandPlain(item, limit)
 	}
-	end := strings.IndexByte(w, ']')
-	if end < open {
-		return nil, fmt.Errorf("brackets of %q do not match", w)
-	}
-	rest := []string{""}
-	if tail := w[end+1:]; tail != "" {
-		if !strings.Contains(tail, "[") {
-			if err := checkHost(tail); err != nil {
-				return nil, err
-			}
-			rest = []string{tail}
-		} else {
-			var err error
-			if rest, err = expandHost(tail); err != nil {
-				return nil, err
-			}
-		}
+	ranges, after, _ := strings.Cut(rest, "]")
+	if strings.ContainsAny(after, "[]") {
+		return nil, fmt.Errorf("%q has more than one range", item)
 	}
 	var names []string
-	for part := range strings.SplitSeq(w[open+1:end], ",") {
-		lo, hi, isRange := strings.Cut(part, "-")
+	for _, r := range strings.Split(ranges, ",") {
+		first, last, isRange := strings.Cut(strings.TrimSpace(r), "-")
 		if !isRange {
-			hi = lo
+			last = first
 		}
-		numbers, err := expandRange(lo, hi)
-		if err != nil {
-			return nil, fmt.Errorf("%q: %w", w, err)
-		}
-		if len(numbers)*len(rest)+len(names) > MaxHosts {
-			return nil, fmt.Errorf("%q stands for more than %d nodes", w, MaxHosts)
-		}
-		for _, n := range numbers {
-			for _, r := range rest {
-				names = append(names, w[:open]+n+r)
-			}
-		}
-	}
-	for _, n := range names[:1] {
-		if err := checkHost(n); err != nil {
-			return nil, err
+		var err error
+		if names, err = appendRange(names, before, first, last, after, limit); err != nil {
+			return nil, fmt.Errorf("%q: %w", item, err)
 		}
 	}
 	return names, nil
 }
 
-// expandShort reads n1-10 as n[1-10] and anything else as a name.
-func expandShort(w string) ([]string, error) {
-	if err := checkHost(w); err != nil {
-		return nil, err
-	}
-	head, hi, ok := cutLast(w, "-")
-	lo := head[len(strings.TrimRight(head, "0123456789")):]
-	if !ok || lo == "" || hi == "" || strings.Trim(hi, "0123456789") != "" {
-		return []string{w}, nil
-	}
-	numbers, err := expandRange(lo, hi)
-	if err != nil {
-		return nil, fmt.Errorf("%q: %w", w, err)
-	}
-	for i, n := range numbers {
-		numbers[i] = head[:len(head)-len(lo)] + n
-	}
-	return numbers, nil
-}
-
-func cutLast(s, sep string) (before, after string, ok bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
-}
-
-// expandRange lists lo to hi with the width of lo.
-func expandRange(lo, hi string) ([]string, error) {
-	a, err1 := strconv.ParseUint(lo, 10, 31)
-	b, err2 := strconv.ParseUint(hi, 10, 31)
-	switch {
-	case err1 != nil || err2 != nil:
-		return nil, fmt.Errorf("%s-%s is not a range of numbers", lo, hi)
-	case b < a:
-		return nil, fmt.Errorf("range %s-%s runs backwards", lo, hi)
-	case b-a >= MaxHosts:
-		return nil, fmt.Errorf("range %s-%s has more than %d numbers", lo, hi, MaxHosts)
-	case len(lo) > 20:
-		return nil, fmt.Errorf("number %s is too long", lo)
-	}
-	out := make([]string, 0, b-a+1)
-	for n := a; n <= b; n++ {
-		out = append(out, fmt.Sprintf("%0*d", len(lo), n))
-	}
-	return out, nil
-}
-
-func checkHost(s string) error {
-	for _, c := range s {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_') {
-			return fmt.Errorf("%q is not a name of a node: it holds %q", s, c)
+// expandPlain reads n1 and n1-10. A name whose part behind the last dash is
+// no number, or whose part before it does not end in one, is only a name.
+func expandPlain(item string, limit int) ([]string, error) {
+	head, last, dash := cutLast(item, "-")
+	stem := strings.TrimRight(head, "0123456789")
+	first := head[len(stem):]
+	if !dash || !isNumber(last) || first == "" || stem == "" || strings.HasSuffix(stem, "-") {
+		if limit < 1 {
+			return nil, fmt.Errorf("more than %d names", maxHosts)
 		}
+		if err := CheckHostName(item); err != nil {
+			return nil, err
+		}
+		return []string{item}, nil
+	}
+	return appendRange(nil, stem, first, last, "", limit)
+}
+
+func appendRange(names []string, before, first, last, after string, limit int) ([]string, error) {
+	if !isNumber(first) || !isNumber(last) {
+		return nil, fmt.Errorf("%q to %q: want numbers", first, last)
+	}
+	a, err1 := strconv.ParseUint(first, 10, 32)
+	b, err2 := strconv.ParseUint(last, 10, 32)
+	if err1 != nil || err2 != nil || b < a {
+		return nil, fmt.Errorf("range from %s to %s: want a number and one that is not smaller", first, last)
+	}
+	if b-a >= uint64(max(limit-len(names), 0)) {
+		return nil, fmt.Errorf("more than %d names", maxHosts)
+	}
+	width := 0
+	if strings.HasPrefix(first, "0") {
+		width = len(first)
+	}
+	for i := a; i <= b; i++ {
+		name := fmt.Sprintf("%s%0*d%s", before, width, i, after)
+		if err := CheckHostName(name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// FormatHostList writes names as a short host list, n[1-3,7],rack1, that
+// ParseHostList expands to the same names, sorted.
+func FormatHostList(names []string) string {
+	type numbered struct {
+		stem, digits string
+		n            uint64
+	}
+	groups := map[string][]numbered{} // by stem and width
+	var items []string
+	for _, name := range names {
+		stem := strings.TrimRight(name, "0123456789")
+		digits := name[len(stem):]
+		n, err := strconv.ParseUint(digits, 10, 32)
+		if err != nil || stem == "" {
+			items = append(items, name)
+			continue
+		}
+		key := stem
+		if digits[0] == '0' {
+			key += " " + strconv.Itoa(len(digits))
+		}
+		groups[key] = append(groups[key], numbered{stem, digits, n})
+	}
+	for _, g := range groups {
+		slices.SortFunc(g, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
+		g = slices.CompactFunc(g, func(a, b numbered) bool { return a.n == b.n })
+		if len(g) == 1 {
+			items = append(items, g[0].stem+g[0].digits)
+			continue
+		}
+		var ranges []string
+		for i := 0; i < len(g); {
+			j := i
+			for j+1 < len(g) && g[j+1].n == g[j].n+1 && len(g[j+1].digits) >= len(g[j].digits) {
+				j++
+			}
+			if i == j {
+				ranges = append(ranges, g[i].digits)
+			} else {
+				ranges = append(ranges, g[i].digits+"-"+g[j].digits)
+			}
+			i = j + 1
+		}
+		items = append(items, g[0].stem+"["+strings.Join(ranges, ",")+"]")
+	}
+	slices.Sort(items)
+	return strings.Join(slices.Compact(items), ",")
+}
+
+// CheckHostName tells whether a node may have that name: a host name of one
+// label (RFC 1123 2.1), lower case, that is neither all digits nor begins
+// like an address.
+func CheckHostName(name string) error {
+	ok := len(name) >= 1 && len(name) <= 63 && isLower(name[0])
+	for i := range len(name) {
+		c := name[i]
+		ok = ok && (isLower(c) || c >= '0' && c <= '9' || c == '-')
+	}
+	if !ok || strings.HasSuffix(name, "-") {
+		return fmt.Errorf("%q cannot be the name of a node: want a lower-case letter, then letters, digits and dashes, at most 63", name)
 	}
 	return nil
 }
 
-// FormatHostList is the short form of a list of names: n[1-3,7] for n1, n2,
-// n3 and n7. It sorts them by prefix and number; [ParseHostList] gives the same set.
-func FormatHostList(names []string) string {
-	type group struct {
-		prefix string
-		width  int
-	}
-	numbers := map[group][]int{}
-	var order []group
-	var out []string
-	for _, n := range slices.Compact(slices.Sorted(slices.Values(names))) {
-		prefix := strings.TrimRight(n, "0123456789")
-		digits := n[len(prefix):]
-		num, err := strconv.ParseUint(digits, 10, 31)
-		if err != nil {
-			out = append(out, n)
+// CompareNames orders names as people count: n2 comes before n10.
+func CompareNames(a, b string) int {
+	for {
+		if a == "" || b == "" {
+			return cmp.Compare(a, b)
+		}
+		da, db := digitsOf(a), digitsOf(b)
+		if da != "" && db != "" {
+			na, nb := strings.TrimLeft(da, "0"), strings.TrimLeft(db, "0")
+			if c := cmp.Or(cmp.Compare(len(na), len(nb)), cmp.Compare(na, nb), cmp.Compare(len(da), len(db))); c != 0 {
+				return c
+			}
+			a, b = a[len(da):], b[len(db):]
 			continue
 		}
-		g := group{prefix, 0}
-		if digits[0] == '0' {
-			g.width = len(digits)
+		if a[0] != b[0] {
+			return cmp.Compare(a[0], b[0])
 		}
-		if numbers[g] == nil {
-			order = append(order, g)
-		}
-		numbers[g] = append(numbers[g], int(num))
+		a, b = a[1:], b[1:]
 	}
-	for _, g := range order {
-		out = append(out, g.prefix+formatNumbers(numbers[g], g.width))
-	}
-	return strings.Join(out, ",")
 }
 
-func formatNumbers(n []int, width int) string {
-	slices.Sort(n)
-	var parts []string
-	for i := 0; i < len(n); {
-		k := i
-		for k+1 < len(n) && n[k+1] == n[k]+1 {
-			k++
-		}
-		p := fmt.Sprintf("%0*d", width, n[i])
-		if k > i {
-			p += fmt.Sprintf("-%0*d", width, n[k])
-		}
-		parts = append(parts, p)
-		i = k + 1
+func digitsOf(s string) string {
+	return s[:len(s)-len(strings.TrimLeft(s, "0123456789"))]
+}
+
+func isNumber(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == "" && len(s) <= 9
+}
+
+func isLower(c byte) bool { return c >= 'a' && c <= 'z' }
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
 	}
-	if len(parts) == 1 && !strings.Contains(parts[0], "-") {
-		return parts[0]
-	}
-	return "[" + strings.Join(parts, ",") + "]"
+	return s, "", false
 }

@@ -33,6 +33,11 @@ var ErrConflict = errors.New("record was changed by somebody else")
 // batch was written.
 var ErrFull = errors.New("no space left for records")
 
+// ErrUnknown is returned by Commit and Append when the disk failed while they
+// wrote. The batch is there as a whole or not at all, and which of the two
+// is known when the store was opened again; this one does nothing any more.
+var ErrUnknown = errors.New("whether the records were written is not known before the head started again")
+
 // Interface is what the head needs of a store. *Store implements it on
 // JetStream; Mem in package storetest keeps records in memory for tests of
 // other packages. Both pass storetest.Run. All methods may be called from any
