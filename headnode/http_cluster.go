@@ -54,7 +54,7 @@ func (s *httpServer) routeCluster() {
 		func(ctx context.Context, in *settingPath) (api.Setting, error) { return s.cfg.Settings.Get(in.Key) })
 	admin(s, "PUT", "/v1/config/{key}", "set-setting", "change settings",
 		func(ctx context.Context, who string, in *struct {
-			settingPath
+			Key  string `path:"key" doc:"name of the setting"`
 			Body api.SettingRequest
 		}) (api.Setting, error) {
 			return s.cfg.Settings.Set(ctx, who, in.Key, in.Body.Value)

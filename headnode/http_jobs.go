@@ -71,7 +71,7 @@ func (s *httpServer) routeJobs() {
 		})
 	route(s, "POST", "/v1/jobs/{id}/signal", "signal-job", "Send a signal to every running task of a job",
 		func(ctx context.Context, in *struct {
-			jobPath
+			ID   uint64 `path:"id" doc:"number of the job"`
 			Body api.SignalRequest
 		}) (empty, error) {
 			v, err := js.Get(ctx, in.ID)

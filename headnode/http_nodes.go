@@ -59,14 +59,14 @@ func (s *httpServer) routeNodes() {
 		})
 	admin(s, "POST", "/v1/nodes/{ref}/rename", "rename-node", "rename nodes",
 		func(ctx context.Context, who string, in *struct {
-			refPath
+			Ref  string `path:"ref" doc:"name, id, MAC or fingerprint of a machine"`
 			Body api.RenameRequest
 		}) (api.Node, error) {
 			return n.Rename(ctx, who, in.Ref, in.Body.Name)
 		})
 	admin(s, "POST", "/v1/nodes/{ref}/admin", "set-node-admin", "change the state of nodes",
 		func(ctx context.Context, who string, in *struct {
-			refPath
+			Ref  string `path:"ref" doc:"name, id, MAC or fingerprint of a machine"`
 			Body api.AdminRequest
 		}) (api.Node, error) {
 			return n.SetAdmin(ctx, who, in.Ref, in.Body.Admin)

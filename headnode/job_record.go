@@ -210,7 +210,7 @@ func loadJob(st store.Interface, r store.Record) (*job, error) {
 	if err := json.Unmarshal(cold.Data, &spec); err != nil {
 		return nil, err
 	}
-	on, err := api.ParseHostList(spec.Spec.On)
+	on, err := parseOn(spec.Spec.On)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 	if err := checkFiles(s.Files); err != nil {
 		return s, nil, err
 	}
-	on, err := api.ParseHostList(s.On)
+	on, err := parseOn(s.On)
 	if err != nil {
 		return s, nil, invalid("write nodes as n1,n4 or n[1-10]", "%v", err)
 	}
@@ -74,6 +74,14 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		s.Name = strings.ToValidUTF8(s.Name[:min(len(s.Name), maxName)], "")
 	}
 	return s, on, nil
+}
+
+// parseOn reads the host list of a job; none stands for every node.
+func parseOn(list string) ([]string, error) {
+	if list == "" {
+		return nil, nil
+	}
+	return api.ParseHostList(list)
 }
 
 func checkStrings(s api.JobSpec) error {

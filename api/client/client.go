@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
@@ -14,8 +15,6 @@ import (
 	"net/url"
 	"strings"
 	"time"
-
-	"crypto/ed25519"
 
 	"muster/api"
 )
@@ -111,8 +110,17 @@ func (c *Client) unreachable(err error) error {
 	if errors.As(err, &op) {
 		err = op
 	}
-	return &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("the head at %s does not answer: %v", c.addr, err), Hint: "see whether it runs: systemctl status muster-head, or start it with: muster head"}
+	return &noAnswer{dial: op != nil && op.Op == "dial", err: &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("the head at %s does not answer: %v", c.addr, err), Hint: "see whether it runs: systemctl status muster-head, or start it with: muster head"}}
 }
+
+// noAnswer is an *api.Error of code unreachable.
+type noAnswer struct {
+	err  *api.Error
+	dial bool // the request surely was not sent
+}
+
+func (e *noAnswer) Error() string { return e.err.Error() }
+func (e *noAnswer) Unwrap() error { return e.err }
 
 func (c *Client) request(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Request, error) {
 	u := c.base + path

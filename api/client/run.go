@@ -63,13 +63,16 @@ func (c *Client) Run(ctx context.Context, spec api.JobSpec, opts RunOptions) (ap
 	}
 	spec.Stdin = opts.Stdin != nil
 	job, err := c.Submit(ctx, spec)
-	for wait := newBackoff(); err != nil; job, err = c.Submit(ctx, spec) {
-		if !lostAnswer(err) {
-			return job, err
+	if lostAnswer(err) {
+		// The head may have it: ask until it answers.
+		for wait := newBackoff(); api.CodeOf(err) == api.CodeUnreachable; job, err = c.Submit(ctx, spec) {
+			if err := wait.sleep(ctx); err != nil {
+				return job, err
+			}
 		}
-		if err := wait.sleep(ctx); err != nil {
-			return job, err
-		}
+	}
+	if err != nil {
+		return job, err
 	}
 	return c.Attach(ctx, job.ID, opts)
 }
@@ -77,12 +80,8 @@ func (c *Client) Run(ctx context.Context, spec api.JobSpec, opts RunOptions) (ap
 // lostAnswer tells whether a request may have been taken although its answer
 // did not arrive: the connection was there and broke.
 func lostAnswer(err error) bool {
-	return api.CodeOf(err) == api.CodeUnreachable && !dialFailed(err)
-}
-
-func dialFailed(err error) bool {
-	var e *api.Error
-	return errors.As(err, &e) && strings.Contains(e.Msg, ": dial ")
+	var n *noAnswer
+	return errors.As(err, &n) && !n.dial
 }
 
 // Attach follows a job that was submitted before, as Run does.
