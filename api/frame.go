@@ -6,6 +6,9 @@ import (
 	"io"
 )
 
+// StreamProtocol is the Upgrade of the connection of a `run`.
+const StreamProtocol = "muster-run/1"
+
 // FrameType says what a [Frame] carries.
 type FrameType uint8
 

@@ -148,3 +148,8 @@ type EnrollmentRequest struct {
 	Open    bool `json:"open"`
 	ForSecs int  `json:"for_seconds,omitempty" doc:"close again after this time; 0: stay"`
 }
+
+// AdminRequest changes what the administrator wants of a node.
+type AdminRequest struct {
+	Admin AdminState `json:"admin" doc:"ready, draining or paused"`
+}

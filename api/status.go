@@ -56,3 +56,20 @@ type Setting struct {
 	Doc     string   `json:"doc"`
 	Choices []string `json:"choices,omitempty"`
 }
+
+// SettingRequest changes a setting.
+type SettingRequest struct {
+	Value string `json:"value" doc:"empty: back to the default"`
+}
+
+// ConfigDocument is the cluster's settings and declared machines as YAML.
+type ConfigDocument struct {
+	YAML string `json:"yaml"`
+}
+
+// Caller is who the head takes the sender of a request for.
+type Caller struct {
+	Owner     Owner  `json:"owner" doc:"whom its jobs run as"`
+	Admin     bool   `json:"admin"`
+	NoAccount string `json:"no_account,omitempty" doc:"why it cannot run jobs"`
+}

@@ -1,0 +1,488 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"muster/api"
+)
+
+const (
+	pingEvery   = 5 * time.Second
+	silence     = 20 * time.Second // a head that says nothing for so long is gone
+	retryFirst  = 100 * time.Millisecond
+	retryMost   = 2 * time.Second
+	inputWindow = 1 << 20  // bytes of input that are not acknowledged
+	inputPiece  = 64 << 10 // most bytes in one frame
+)
+
+// RunOptions is how a run is connected with its surroundings.
+type RunOptions struct {
+	// Stdin is sent to every task until its end; nil: nothing is sent. A
+	// read that blocks when the job ends is left behind.
+	Stdin io.Reader
+	// Output is called with what tasks write, in order for each task; data
+	// is valid during the call only. After an error it is not called again,
+	// and the tasks get SIGPIPE, or SIGHUP for an error that is not EPIPE.
+	Output func(task int, stream api.Stream, data []byte) error
+	// Signals are passed on to the tasks. While the head does not answer
+	// they wait; the second SIGINT or SIGTERM then ends the run. nil: none.
+	Signals <-chan os.Signal
+	// Notice is called with what a person should know: the head does not
+	// answer, it answers again. nil: nobody asks.
+	Notice func(text string)
+	// Changed is called with each state of the job. nil: nobody asks.
+	Changed func(api.Job)
+}
+
+// ErrLeft is returned by Run when a signal ended it while the head did not
+// answer. The job goes on.
+var ErrLeft = errors.New("the head does not answer and cannot pass the signal on; the job goes on without this client, and is hung up 30 s after the head is back")
+
+// Run submits a job and follows it to its end, which it returns. When the
+// connection breaks, also because the head was restarted, it goes on where it
+// was, for ever; only a head that cannot be reached at the very beginning is an
+// error. A spec without RequestID gets one.
+func (c *Client) Run(ctx context.Context, spec api.JobSpec, opts RunOptions) (api.Job, error) {
+	if spec.RequestID == "" {
+		spec.RequestID = rand.Text()
+	}
+	spec.Stdin = opts.Stdin != nil
+	job, err := c.Submit(ctx, spec)
+	if lostAnswer(err) {
+		// The head may have it: ask until it answers.
+		for wait := newBackoff(); api.CodeOf(err) == api.CodeUnreachable; job, err = c.Submit(ctx, spec) {
+			if err := wait.sleep(ctx); err != nil {
+				return job, err
+			}
+		}
+	}
+	if err != nil {
+		return job, err
+	}
+	return c.Attach(ctx, job.ID, opts)
+}
+
+// lostAnswer tells whether a request may have been taken although its answer
+// did not arrive: the connection was there and broke.
+func lostAnswer(err error) bool {
+	var n *noAnswer
+	return errors.As(err, &n) && !n.dial
+}
+
+// Attach follows a job that was submitted before, as Run does.
+func (c *Client) Attach(ctx context.Context, id uint64, opts RunOptions) (api.Job, error) {
+	r := &run{c: c, id: id, opts: opts, offsets: map[int]int64{}}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if opts.Stdin != nil {
+		r.in = &inputBuffer{more: make(chan struct{}, 1)}
+		go r.in.fill(ctx, opts.Stdin)
+	}
+	if opts.Notice == nil {
+		r.opts.Notice = func(string) {}
+	}
+	return r.follow(ctx)
+}
+
+// run is one job that is followed. It belongs to the goroutine of follow.
+type run struct {
+	c       *Client
+	id      uint64
+	opts    RunOptions
+	offsets map[int]int64 // output that was written, by task
+	in      *inputBuffer  // nil: nothing is sent
+	outErr  error         // of Output
+	pending []int         // signals that wait for a connection
+	ending  int           // signals to end that came without one
+	end     *api.Job
+}
+
+// follow connects again and again until the job has ended.
+func (r *run) follow(ctx context.Context) (api.Job, error) {
+	wait, silent := newBackoff(), false
+	for {
+		s, err := r.connect(ctx)
+		if err == nil {
+			if silent {
+				r.opts.Notice("the head answers again")
+				silent = false
+			}
+			wait = newBackoff()
+			err = r.session(ctx, s)
+			s.close()
+		}
+		switch {
+		case r.end != nil:
+			if r.outErr != nil && !errors.Is(r.outErr, syscall.EPIPE) {
+				return *r.end, fmt.Errorf("writing output: %w", r.outErr)
+			}
+			return *r.end, nil
+		case ctx.Err() != nil:
+			return api.Job{}, ctx.Err()
+		case api.CodeOf(err) != api.CodeUnreachable && api.CodeOf(err) != api.CodeUnavailable:
+			return api.Job{}, err
+		}
+		if !silent && wait.tries > 2 {
+			silent = true
+			r.opts.Notice(fmt.Sprintf("%v; job %d goes on, and so does this when the head is back", err, r.id))
+		}
+		if err := r.pause(ctx, wait); err != nil {
+			return api.Job{}, err
+		}
+	}
+}
+
+// pause waits before the next try and takes signals meanwhile.
+func (r *run) pause(ctx context.Context, wait *backoff) error {
+	t := time.NewTimer(wait.next())
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case sig := <-r.opts.Signals:
+			n, ok := sig.(syscall.Signal)
+			if !ok {
+				continue
+			}
+			r.pending = append(r.pending, int(n))
+			if n == syscall.SIGINT || n == syscall.SIGTERM {
+				if r.ending++; r.ending > 1 {
+					return ErrLeft
+				}
+			}
+		}
+	}
+}
+
+// session is one connection.
+type session struct {
+	body   io.ReadWriteCloser
+	frames chan api.Frame // from the head
+	err    chan error     // why reading ended
+	done   chan struct{}  // closed when the session is over
+	sent   int64          // input up to here was sent on this connection
+	eof    bool           // and its end
+	buf    []byte
+}
+
+func (s *session) close() {
+	close(s.done)
+	s.body.Close()
+}
+
+func (r *run) connect(ctx context.Context) (*session, error) {
+	q := url.Values{}
+	var from []string
+	for t, off := range r.offsets {
+		from = append(from, strconv.Itoa(t)+":"+strconv.FormatInt(off, 10))
+	}
+	if len(from) > 0 {
+		q.Set("from", strings.Join(from, ","))
+	}
+	s := &session{frames: make(chan api.Frame), err: make(chan error, 1), done: make(chan struct{})}
+	if r.in != nil {
+		s.sent = r.in.start()
+		q.Set("input", strconv.FormatInt(s.sent, 10))
+	}
+	req, err := r.c.request(ctx, http.MethodGet, jobPath(r.id)+"/stream", q, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", api.StreamProtocol)
+	resp, err := r.c.send(req)
+	if err != nil {
+		return nil, err
+	}
+	body, ok := resp.Body.(io.ReadWriteCloser)
+	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
+		resp.Body.Close()
+		return nil, &api.Error{Code: api.CodeInternal, Msg: fmt.Sprintf("the head did not switch to %s: %s", api.StreamProtocol, resp.Status)}
+	}
+	s.body = body
+	go s.read()
+	return s, nil
+}
+
+// read passes frames on until the connection ends.
+func (s *session) read() {
+	in := bufio.NewReaderSize(s.body, 256<<10)
+	for {
+		f, err := api.ReadFrame(in)
+		if err != nil {
+			s.err <- err
+			return
+		}
+		select {
+		case s.frames <- f:
+		case <-s.done:
+			return
+		}
+	}
+}
+
+func (s *session) write(f api.Frame) error {
+	s.buf = api.AppendFrame(s.buf[:0], f)
+	_, err := s.body.Write(s.buf)
+	return err
+}
+
+// session serves one connection until it breaks or the job has ended.
+func (r *run) session(ctx context.Context, s *session) error {
+	for _, n := range r.pending {
+		if err := s.write(api.Frame{Type: api.FrameSignal, Offset: int64(n)}); err != nil {
+			return r.c.unreachable(err)
+		}
+	}
+	r.pending, r.ending = nil, 0
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	heard := time.Now()
+	var input <-chan struct{}
+	if r.in != nil {
+		input = r.in.more
+	}
+	if err := r.sendInput(s); err != nil {
+		return r.c.unreachable(err)
+	}
+	for {
+		var err error
+		select {
+		case f := <-s.frames:
+			heard = time.Now()
+			err = r.take(s, f)
+			if r.end != nil {
+				return nil
+			}
+		case err = <-s.err:
+		case <-input:
+			err = r.sendInput(s)
+		case sig := <-r.opts.Signals:
+			if n, ok := sig.(syscall.Signal); ok {
+				if err = s.write(api.Frame{Type: api.FrameSignal, Offset: int64(n)}); err != nil {
+					r.pending = append(r.pending, int(n))
+				}
+			}
+		case <-ping.C:
+			if time.Since(heard) > silence {
+				err = fmt.Errorf("nothing was heard for %v", silence)
+				break
+			}
+			err = s.write(api.Frame{Type: api.FramePing})
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err != nil {
+			return r.c.unreachable(err)
+		}
+	}
+}
+
+// take does what a frame of the head says.
+func (r *run) take(s *session, f api.Frame) error {
+	switch f.Type {
+	case api.FrameOutput:
+		return r.output(s, f)
+	case api.FrameInputAck:
+		if r.in != nil {
+			r.in.acked(f.Offset)
+			s.sent = max(s.sent, f.Offset)
+			return r.sendInput(s)
+		}
+	case api.FrameInputShut:
+		if r.in != nil {
+			r.in.shut()
+		}
+	case api.FrameJob, api.FrameEnd:
+		var j api.Job
+		if err := json.Unmarshal(f.Data, &j); err != nil {
+			return fmt.Errorf("reading the state of job %d: %w", r.id, err)
+		}
+		if r.opts.Changed != nil {
+			r.opts.Changed(j)
+		}
+		if f.Type == api.FrameEnd {
+			r.end = &j
+		}
+	}
+	return nil
+}
+
+// output hands on what is new of a frame.
+func (r *run) output(s *session, f api.Frame) error {
+	have := r.offsets[f.Task]
+	end := f.Offset + int64(len(f.Data))
+	switch {
+	case f.Offset > have:
+		return fmt.Errorf("output of task %d goes on at %d, and %d bytes are here", f.Task, f.Offset, have)
+	case end <= have:
+		return nil
+	}
+	r.offsets[f.Task] = end
+	if r.outErr != nil || r.opts.Output == nil {
+		return nil
+	}
+	if r.outErr = r.opts.Output(f.Task, f.Stream, f.Data[have-f.Offset:]); r.outErr == nil {
+		return nil
+	}
+	sig := syscall.SIGHUP
+	if errors.Is(r.outErr, syscall.EPIPE) {
+		sig = syscall.SIGPIPE
+	}
+	return s.write(api.Frame{Type: api.FrameSignal, Offset: int64(sig)})
+}
+
+// sendInput sends what was read and not sent on this connection yet.
+func (r *run) sendInput(s *session) error {
+	if r.in == nil {
+		return nil
+	}
+	for {
+		off, data, eof := r.in.from(s.sent, inputPiece)
+		if len(data) > 0 {
+			if err := s.write(api.Frame{Type: api.FrameInput, Offset: off, Data: data}); err != nil {
+				return err
+			}
+			s.sent = off + int64(len(data))
+			continue
+		}
+		if eof && !s.eof {
+			s.eof = true
+			return s.write(api.Frame{Type: api.FrameInputEOF, Offset: off})
+		}
+		return nil
+	}
+}
+
+// inputBuffer holds what was read from standard input and not acknowledged.
+type inputBuffer struct {
+	more chan struct{} // capacity 1: there is something new to send
+
+	mu   sync.Mutex
+	base int64
+	buf  []byte
+	eof  bool
+	stop bool
+	room *sync.Cond
+}
+
+// fill reads until the input ends or nobody wants more.
+func (b *inputBuffer) fill(ctx context.Context, r io.Reader) {
+	b.mu.Lock()
+	if b.room == nil {
+		b.room = sync.NewCond(&b.mu)
+	}
+	b.mu.Unlock()
+	defer context.AfterFunc(ctx, b.shut)()
+	piece := make([]byte, inputPiece)
+	for {
+		n, err := r.Read(piece)
+		b.mu.Lock()
+		b.buf = append(b.buf, piece[:n]...)
+		b.eof = err != nil
+		for len(b.buf) > inputWindow-inputPiece && !b.stop {
+			b.room.Wait()
+		}
+		done := b.eof || b.stop
+		b.mu.Unlock()
+		b.tell()
+		if done {
+			return
+		}
+	}
+}
+
+func (b *inputBuffer) tell() {
+	select {
+	case b.more <- struct{}{}:
+	default:
+	}
+}
+
+// start is the first position that was not acknowledged.
+func (b *inputBuffer) start() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.base
+}
+
+// from returns what there is from off on, n bytes at most, and whether the
+// input ends behind it.
+func (b *inputBuffer) from(off int64, n int) (at int64, data []byte, eof bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stop {
+		return off, nil, false
+	}
+	off = max(off, b.base)
+	rest := b.buf[min(off-b.base, int64(len(b.buf))):]
+	data = append([]byte(nil), rest[:min(n, len(rest))]...)
+	return off, data, b.eof && len(data) == len(rest)
+}
+
+// acked drops what every task has taken.
+func (b *inputBuffer) acked(off int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := off - b.base; n > 0 {
+		n = min(n, int64(len(b.buf)))
+		b.buf = b.buf[n:]
+		b.base += n
+	}
+	if b.room != nil {
+		b.room.Broadcast()
+	}
+}
+
+// shut ends fill: nobody reads any more.
+func (b *inputBuffer) shut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stop, b.buf = true, nil
+	if b.room != nil {
+		b.room.Broadcast()
+	}
+}
+
+// backoff is the wait between tries: longer each time, with a random part, so
+// that the clients of a head that comes back do not come all at once.
+type backoff struct {
+	tries int
+	wait  time.Duration
+}
+
+func newBackoff() *backoff { return &backoff{wait: retryFirst} }
+
+func (b *backoff) next() time.Duration {
+	w := b.wait/2 + mathrand.N(b.wait/2+1)
+	b.wait = min(2*b.wait, retryMost)
+	b.tries++
+	return w
+}
+
+func (b *backoff) sleep(ctx context.Context) error {
+	select {
+	case <-time.After(b.next()):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

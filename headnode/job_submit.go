@@ -1,0 +1,427 @@
+package headnode
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"muster/api"
+	"muster/headnode/scheduler"
+)
+
+// Limits of a job.
+const (
+	maxTasks    = 10000
+	maxCores    = 4096
+	maxStrings  = 512 << 10 // bytes of argv and env together: they travel in one message
+	maxString   = 128 << 10 // of one of them: MAX_ARG_STRLEN of Linux
+	maxJobFiles = 1000
+	maxName     = 128
+	maxFileSize = 4 << 30
+)
+
+func tooLarge(hint, format string, args ...any) error {
+	return &api.Error{Code: api.CodeTooLarge, Msg: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+func invalid(hint, format string, args ...any) error {
+	return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// checkSpec says what is wrong with a specification, and returns it with the
+// defaults filled in and the nodes that it names.
+func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
+	if len(s.Argv) == 0 || s.Argv[0] == "" {
+		return s, nil, invalid("name a program: muster run PROGRAM ARGS", "the job has no program")
+	}
+	if s.Tasks == 0 {
+		s.Tasks = 1
+	}
+	s.Cores = max(s.Cores, 1)
+	switch {
+	case s.Tasks < 0 || s.Tasks > maxTasks:
+		return s, nil, tooLarge("split it into several jobs", "%d tasks; a job has 1 to %d", s.Tasks, maxTasks)
+	case s.Cores > maxCores:
+		return s, nil, invalid("", "%d cores for a task; at most %d can be asked for", s.Cores, maxCores)
+	case s.MemMiB < 0:
+		return s, nil, invalid("", "memory of %d MiB", s.MemMiB)
+	case len(s.Name) > maxName:
+		return s, nil, tooLarge("", "the name has %d bytes; at most %d are kept", len(s.Name), maxName)
+	case len(s.RequestID) > maxName:
+		return s, nil, tooLarge("", "the request id has %d bytes; at most %d are kept", len(s.RequestID), maxName)
+	case s.Stdin && s.Detached:
+		return s, nil, invalid("leave out --detach, or redirect the input from a file that the task can read",
+			"a detached job has nobody who sends its input")
+	}
+	if err := checkStrings(s); err != nil {
+		return s, nil, err
+	}
+	if err := checkFiles(s.Files); err != nil {
+		return s, nil, err
+	}
+	on, err := api.ParseHostList(s.On)
+	if err != nil {
+		return s, nil, invalid("write nodes as n1,n4 or n[1-10]", "%v", err)
+	}
+	if s.Name == "" {
+		s.Name = path.Base(s.Argv[0])
+		s.Name = strings.ToValidUTF8(s.Name[:min(len(s.Name), maxName)], "")
+	}
+	return s, on, nil
+}
+
+func checkStrings(s api.JobSpec) error {
+	total := 0
+	for i, v := range append(slices.Clone(s.Argv), s.Env...) {
+		what := "an argument"
+		if i >= len(s.Argv) {
+			what = "an environment variable"
+			if k := strings.IndexByte(v, '='); k <= 0 {
+				return invalid("", "environment entry %.40q is not KEY=value", v)
+			}
+		}
+		if strings.IndexByte(v, 0) >= 0 {
+			return invalid("", "%s holds a zero byte: %.40q", what, v)
+		}
+		if !utf8.ValidString(v) {
+			return invalid("", "%s is not UTF-8: %.40q", what, v)
+		}
+		if len(v) > maxString {
+			return tooLarge("put it into a file and send that: --send FILE", "%s has %d bytes; Linux takes at most %d", what, len(v), maxString)
+		}
+		total += len(v) + 1
+	}
+	if total > maxStrings {
+		return tooLarge("send long lists in a file (--send FILE), or run with a smaller environment",
+			"arguments and environment have %d bytes together; at most %d are taken", total, maxStrings)
+	}
+	return nil
+}
+
+func checkFiles(files []api.SentFile) error {
+	if len(files) > maxJobFiles {
+		return tooLarge("pack them into an archive", "%d files; at most %d travel with a job", len(files), maxJobFiles)
+	}
+	seen := map[string]bool{}
+	for _, f := range files {
+		switch {
+		case f.Path == "" || f.Path != path.Clean(f.Path) || path.IsAbs(f.Path) || f.Path == ".." || f.Path == "." || strings.HasPrefix(f.Path, "../") || strings.IndexByte(f.Path, 0) >= 0:
+			return invalid("name files below the working directory", "file path %q is not a clean relative path", f.Path)
+		case seen[f.Path]:
+			return invalid("", "file %s is sent twice", f.Path)
+		case f.Size < 0 || f.Size > maxFileSize:
+			return tooLarge("put it on a share", "file %s has %d bytes; at most %d travel with a job", f.Path, f.Size, int64(maxFileSize))
+		case !isSHA256(f.SHA256):
+			return invalid("", "file %s: %.80q is not a SHA-256 in hexadecimal", f.Path, f.SHA256)
+		case f.Mode&^0o777 != 0:
+			return invalid("", "file %s: mode %o has more than permission bits", f.Path, f.Mode)
+		}
+		seen[f.Path] = true
+	}
+	return nil
+}
+
+// isSHA256 tells whether s is a SHA-256 in lower-case hexadecimal.
+func isSHA256(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == sha256.Size && s == strings.ToLower(s)
+}
+
+// Submit accepts a job for owner: when it returns without error the job is
+// durable. A request id that the same user sent before gives that job again.
+func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (api.Job, error) {
+	spec, on, err := checkSpec(spec)
+	if err != nil {
+		return api.Job{}, err
+	}
+	nodes := js.cfg.Fleet.Snapshot()
+	if err := checkNodes(nodes, on, spec); err != nil {
+		return api.Job{}, err
+	}
+
+	js.mu.Lock()
+	if v, b, ok := js.submitted(owner, spec.RequestID); ok {
+		js.mu.Unlock()
+		return v, b.wait(ctx)
+	}
+	if err := js.blobs.hold(spec.Files); err != nil {
+		js.mu.Unlock()
+		return api.Job{}, err
+	}
+	js.lastID++
+	js.rec.meta = true
+	j := newJob(js.lastID, owner, spec, on, js.cfg.Now().UTC())
+	js.equip(j)
+	js.jobs[j.id] = j
+	if spec.RequestID != "" {
+		js.requests[requestKey{owner.UID, spec.RequestID}] = j.id
+	}
+	js.waiting = append(js.waiting, j)
+	js.rec.note(j, -1)
+	js.placeQueued(nodes) // so that job and placement are one sync
+	v := js.viewLocked(j)
+	b := js.rec.now()
+	js.mu.Unlock()
+	if err := b.wait(ctx); err != nil {
+		return api.Job{}, err
+	}
+	js.cfg.Log.Info("job accepted", "job", v.ID, "user", owner.User, "tasks", spec.Tasks)
+	return v, nil
+}
+
+// submitted finds the job of an earlier submission with the same request id.
+// js.mu is held.
+func (js *jobs) submitted(owner api.Owner, request string) (api.Job, *commitBatch, bool) {
+	if request == "" {
+		return api.Job{}, nil, false
+	}
+	id, ok := js.requests[requestKey{owner.UID, request}]
+	if !ok {
+		return api.Job{}, nil, false
+	}
+	b := js.rec.now()
+	if j := js.jobs[id]; j != nil {
+		return js.viewLocked(j), b, true
+	}
+	if e := js.history.find(id); e != nil {
+		return e.Job, b, true
+	}
+	return api.Job{}, nil, false
+}
+
+// checkNodes refuses what can never run on the nodes that there are.
+func checkNodes(nodes []scheduler.Node, on []string, spec api.JobSpec) error {
+	known := map[string]bool{}
+	names := make([]string, 0, len(nodes))
+	for _, n := range nodes {
+		known[n.Name] = true
+		names = append(names, n.Name)
+	}
+	var missing []string
+	for _, n := range on {
+		if !known[n] {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) > 0 {
+		hint := "see the nodes with: muster node list"
+		if near := nearest(missing[0], names); near != "" {
+			hint = "did you mean " + near + "? " + hint
+		}
+		return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("there is no node %s", api.FormatHostList(missing)), Hint: hint}
+	}
+	idx := make([]int, spec.Tasks)
+	why := scheduler.Unsatisfiable(nodes, scheduler.Request{
+		Tasks: idx, Cores: spec.Cores, MemMiB: spec.MemMiB, Spread: spec.Spread, On: on,
+	})
+	if why != "" {
+		return &api.Error{Code: api.CodeUnsatisfiable, Msg: why, Hint: "ask for less, or add nodes: muster node list"}
+	}
+	return nil
+}
+
+// nearest is the name that differs least from s, or "" when none is close.
+func nearest(s string, names []string) string {
+	best, dist := "", 3
+	for _, n := range names {
+		if d := editDistance(s, n); d < dist {
+			best, dist = n, d
+		}
+	}
+	return best
+}
+
+func editDistance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	row := make([]int, len(b)+1)
+	for i := range row {
+		row[i] = i
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for k := range len(b) {
+			cost := diagonal
+			if a[i] != b[k] {
+				cost++
+			}
+			diagonal = row[k+1]
+			row[k+1] = min(cost, row[k]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Get returns a job that the head still remembers.
+func (js *jobs) Get(ctx context.Context, id uint64) (api.Job, error) {
+	js.mu.Lock()
+	if j := js.jobs[id]; j != nil {
+		v := js.viewLocked(j)
+		js.mu.Unlock()
+		return v, nil
+	}
+	e := js.history.find(id)
+	last := js.lastID
+	js.mu.Unlock()
+	if e != nil {
+		return e.Job, nil
+	}
+	if id <= last {
+		if e, err := findInHistory(ctx, js.cfg.Store, id); err != nil || e != nil {
+			if err != nil {
+				return api.Job{}, err
+			}
+			return e.Job, nil
+		}
+	}
+	return api.Job{}, noJob(id)
+}
+
+func noJob(id uint64) error {
+	return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("there is no job %d", id), Hint: "see the jobs with: muster job list"}
+}
+
+// viewLocked is the API's view of j. js.mu is held.
+func (js *jobs) viewLocked(j *job) api.Job {
+	full := false
+	v := j.view(func(i int) int64 {
+		w, f := js.out.peek(j.id, i)
+		full = full || f
+		return w
+	}, js.cfg.NodeTrouble)
+	if full {
+		v.Reason = "waits for room on the head's disk: its output cannot be kept"
+	}
+	return v
+}
+
+// Cancel ends a job: its tasks get TERM, and KILL some seconds later. Tasks on
+// a node that does not answer count as ended at once; what still runs there is
+// killed when the node is heard again.
+func (js *jobs) Cancel(ctx context.Context, id uint64, why string) (api.Job, error) {
+	js.mu.Lock()
+	j := js.jobs[id]
+	if j == nil {
+		js.mu.Unlock()
+		v, err := js.Get(ctx, id)
+		if err != nil {
+			return v, err
+		}
+		return v, alreadyEnded(v)
+	}
+	if j.state.Ended() {
+		v := js.viewLocked(j)
+		js.mu.Unlock()
+		return v, alreadyEnded(v)
+	}
+	js.cancelLocked(j, why, js.cfg.Now())
+	b := js.rec.now()
+	js.mu.Unlock()
+	if err := b.wait(ctx); err != nil {
+		return api.Job{}, err
+	}
+	return js.Get(ctx, id)
+}
+
+func alreadyEnded(v api.Job) error {
+	return &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("job %d has ended: it is %s", v.ID, v.State)}
+}
+
+// cancelLocked begins the end of j. js.mu is held.
+func (js *jobs) cancelLocked(j *job, why string, now time.Time) {
+	if j.canceling || j.state.Ended() {
+		return
+	}
+	var queued []int
+	for i := range j.tasks {
+		if j.tasks[i].phase == phaseQueued {
+			queued = append(queued, i)
+		}
+	}
+	j.cancel(why, now)
+	j.killAt = now.Add(js.cfg.KillAfter)
+	js.rec.note(j, -1)
+	for _, i := range queued {
+		js.rec.note(j, i)
+		js.rec.batch.ended = append(js.rec.batch.ended, logKey{j.id, i})
+		if j.relay != nil {
+			j.relay.shut(i)
+		}
+	}
+	js.sortWaiting()
+	js.rec.now()
+	js.signalRunning(j, sigTerm)
+}
+
+// Signal sends a signal to every task of a job that runs.
+func (js *jobs) Signal(ctx context.Context, id uint64, signal int) error {
+	if signal < 1 || signal > 64 {
+		return invalid("", "%d is not a signal; signals are 1 to 64", signal)
+	}
+	js.mu.Lock()
+	j := js.jobs[id]
+	if j == nil || j.state.Ended() {
+		js.mu.Unlock()
+		v, err := js.Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		return alreadyEnded(v)
+	}
+	if j.live == j.queued {
+		js.mu.Unlock()
+		return &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("no task of job %d runs: %s", id, j.waits), Hint: fmt.Sprintf("end it with: muster job cancel %d", id)}
+	}
+	n := js.signalRunning(j, signal)
+	js.mu.Unlock()
+	var failed []string
+	var first error
+	for range cap(n) {
+		select {
+		case r := <-n:
+			if r.err != nil {
+				failed = append(failed, r.node)
+				first = r.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if first != nil {
+		e := *api.AsError(first)
+		e.Msg = fmt.Sprintf("signal %d did not reach the tasks of job %d on %s: %s", signal, id, api.FormatHostList(failed), e.Msg)
+		return &e
+	}
+	return nil
+}
+
+// Heard notes that a client of the job is there.
+func (js *jobs) Heard(id uint64) {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	if j := js.jobs[id]; j != nil {
+		j.heard = js.cfg.Now()
+	}
+}
+
+func (js *jobs) sortWaiting() {
+	js.waiting = slices.DeleteFunc(js.waiting, func(j *job) bool { return j.queued == 0 })
+	slices.SortFunc(js.waiting, func(a, b *job) int {
+		if a.id < b.id {
+			return -1
+		}
+		return 1
+	})
+}
+
+func deleteJob(list []*job, j *job) []*job {
+	return slices.DeleteFunc(list, func(x *job) bool { return x == j })
+}
