@@ -6,7 +6,6 @@ SHELL := /bin/bash
 
 GO       ?= go
 PAYLOAD  := cmd/muster/payload
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SRC      := $(shell find api builder cmd headnode images initramfs internal nodeagent pxe console -name '*.go' -not -path '*/testdata/*' 2>/dev/null) go.mod go.sum
 IMAGES   := build/compute-vm/manifest.json
 CHECKED  := ./...
@@ -35,7 +34,7 @@ build: go-version bin/muster ## build bin/muster with everything an image needs 
 
 bin/muster: $(SRC) $(PAYLOAD)/bb.zst $(PAYLOAD)/muster-agent.zst $(wildcard images/*.yaml images/keys/*)
 	@echo "building bin/muster"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $@ ./cmd/muster
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/muster
 
 $(PAYLOAD)/muster-agent.zst: $(SRC)
 	@echo "building the node's programs"

@@ -35,7 +35,8 @@ type headOptions struct {
 	FilesPort  int
 	AgentsPort int
 	APIPort    int
-	Single     bool
+	StartedBy  int // uid of who started it: an administrator
+	NoSync     bool
 	Verbose    bool
 }
 
@@ -84,8 +85,8 @@ only the boot answers (proxyDHCP); if not, it gives out the addresses itself.`,
 	f.IntVar(&o.AgentsPort, "agents-port", 7421, "port of agents")
 	f.IntVar(&o.APIPort, "api-port", 7443, "port of the users' API by HTTPS; 0: only the Unix socket")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "log every packet and request")
-	f.BoolVar(&o.Single, "single", false, "all in one process, for tests")
-	_ = f.MarkHidden("single")
+	f.BoolVar(&o.NoSync, "no-sync", false, "do not wait for the disk: a power cut loses what was acknowledged (for tests)")
+	f.Lookup("no-sync").Hidden = true
 	c.AddCommand(newHeadInstallCommand(&o), newHeadUninstallCommand())
 	return c
 }
@@ -140,6 +141,7 @@ func (o *headOptions) complete(tftp, ra string) error {
 		}
 		o.State = dir
 	}
+	o.StartedBy = os.Getuid()
 	abs, err := filepath.Abs(o.State)
 	if err != nil {
 		return err
@@ -186,11 +188,11 @@ func runHead(ctx context.Context, o headOptions, stdout, stderr io.Writer) error
 	}
 	defer closeAll(sockets)
 	specs := []childSpec{
-		{name: "core", user: cred, files: pick(sockets, "api", "api-tls", "internal")},
+		{name: "core", user: cred, files: pick(sockets, "agents", "api", "api-tls", "internal")},
 		{name: "files", user: cred, files: pick(sockets, "files")},
 	}
 	if len(o.Interfaces) > 0 {
-		specs = append(specs, childSpec{name: "boot", user: cred, files: without(sockets, "api", "api-tls", "internal", "files")})
+		specs = append(specs, childSpec{name: "boot", user: cred, files: without(sockets, "agents", "api", "api-tls", "internal", "files")})
 	}
 	if cred == nil && os.Geteuid() == 0 {
 		log.Info("there is no user muster: the head's processes stay root without capabilities; muster head install makes the user")
@@ -283,7 +285,7 @@ func openSockets(ctx context.Context, o headOptions, cred *syscall.Credential) (
 		}
 		files[s.name] = f
 	}
-	tcp := map[string]int{"files": o.FilesPort}
+	tcp := map[string]int{"files": o.FilesPort, "agents": o.AgentsPort}
 	if o.APIPort != 0 {
 		tcp["api-tls"] = o.APIPort
 	}
@@ -302,7 +304,7 @@ func openSockets(ctx context.Context, o headOptions, cred *syscall.Credential) (
 	if len(o.Interfaces) == 0 {
 		return files, nil
 	}
-	cfg := pxe.ListenConfig{Interfaces: o.Interfaces, HTTP: fmt.Sprintf(":%d", o.HTTPPort), DHCP: o.DHCP != "off"}
+	cfg := pxe.ListenConfig{Interfaces: o.Interfaces, HTTP: fmt.Sprintf(":%d", o.HTTPPort), DHCP: o.DHCP != "off", NoRA: !o.RA}
 	if o.TFTP {
 		cfg.TFTP = ":69"
 	}

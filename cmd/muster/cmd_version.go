@@ -10,20 +10,12 @@ import (
 	"muster/api"
 )
 
-// programVersion is the version that make gave, else what the Go toolchain
-// knows of the source.
+// programVersion is what the Go toolchain recorded of the source: its tag, or
+// a version made of the latest tag and the commit.
 func programVersion() string {
-	if version != "" {
-		return version
-	}
 	info, ok := debug.ReadBuildInfo()
-	if !ok {
+	if !ok || info.Main.Version == "" {
 		return "unknown"
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-			return s.Value[:12]
-		}
 	}
 	return info.Main.Version
 }

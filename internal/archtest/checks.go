@@ -104,14 +104,16 @@ func checkDocs(files []source) []string {
 			pkgs[f.folder()] = p
 		}
 		p.program = f.file.Name.Name == "main"
-		want, start := "doc.go", "Package "+f.file.Name.Name+" "
-		if p.program {
-			start = "Command " + path.Base(f.folder()) + " "
-			if path.Base(f.path) == "main.go" {
-				want = "main.go"
-			}
+		if f.file.Doc == nil {
+			continue
 		}
-		if path.Base(f.path) == want && f.file.Doc != nil && strings.HasPrefix(f.file.Doc.Text(), start) {
+		text := f.file.Doc.Text()
+		if p.program {
+			// Both ways in which Go's own commands begin: "Command x …", "X …".
+			name := path.Base(f.folder())
+			upper := strings.ToUpper(name[:1]) + name[1:]
+			p.documented = p.documented || strings.HasPrefix(text, "Command "+name+" ") || strings.HasPrefix(text, upper+" ")
+		} else if path.Base(f.path) == "doc.go" && strings.HasPrefix(text, "Package "+f.file.Name.Name+" ") {
 			p.documented = true
 		}
 	}
@@ -120,7 +122,7 @@ func checkDocs(files []source) []string {
 		switch {
 		case p.documented:
 		case p.program:
-			bad = append(bad, fmt.Sprintf("%s: no comment \"Command %s …\" over package main in main.go or doc.go", folder, path.Base(folder)))
+			bad = append(bad, fmt.Sprintf("%s: no comment \"Command %s …\" over package main", folder, path.Base(folder)))
 		default:
 			bad = append(bad, folder+": no doc.go with a comment \"Package …\"")
 		}

@@ -23,6 +23,7 @@ var agentExternal = []string{
 	"github.com/nats-io/nats.go",
 	"github.com/nats-io/nkeys",
 	"golang.org/x/sys",
+	"golang.org/x/sync",
 	"github.com/vishvananda/netlink",
 	"github.com/insomniacslk/dhcp",
 }
