@@ -30,6 +30,5 @@ func runCore(ctx context.Context, env childEnv) error {
 	if err != nil {
 		return err
 	}
-	env.ready()
-	return head.Run(ctx)
+	return head.Run(ctx, env.ready)
 }
