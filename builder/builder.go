@@ -194,7 +194,7 @@ func imageTime(cfg Config, lock *images.Lock) time.Time {
 
 func lockDetail(lock *images.Lock) string {
 	for _, p := range lock.ByRole(images.RoleKernel) {
-		return p.Name + " " + p.Version
+		return fmt.Sprintf("%s, packages of %s", p.Name, lock.Date.Format(time.DateOnly))
 	}
 	return ""
 }
