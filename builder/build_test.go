@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -147,19 +147,23 @@ func TestSelectModules(t *testing.T) {
 	}
 }
 
-// TestSameBytes builds one lock in unlike surroundings.
+// TestSameBytes builds again in a process of its own, in unlike surroundings.
 func TestSameBytes(t *testing.T) {
 	a := testArchive(t)
 	first := testConfig(t, a, testDefinition)
 	mustBuild(t, first)
-	want := contents(t, first.Out)
-
 	second := testConfig(t, a, testDefinition)
-	oldMask, oldProcs, oldLocal := syscall.Umask(0o077), runtime.GOMAXPROCS(1), time.Local
-	time.Local = time.FixedZone("elsewhere", 5*3600+45*60)
-	t.Cleanup(func() { syscall.Umask(oldMask); runtime.GOMAXPROCS(oldProcs); time.Local = oldLocal })
-	mustBuild(t, second)
-	got := contents(t, second.Out)
+	order, err := json.Marshal(buildOrder{Mirror: second.Definition.Mirror, Keyring: second.Keyring, Out: second.Out, Cache: second.Cache})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `umask 077; exec "$0" -test.run='^TestBuildOrder$'`, os.Args[0])
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{orderVariable + "=" + string(order), "TZ=Asia/Kathmandu", "GOMAXPROCS=1", "LANG=tr_TR.UTF-8", "HOME=/nowhere"}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building in another process: %v\n%s", err, out)
+	}
+	want, got := contents(t, first.Out), contents(t, second.Out)
 	for name := range want {
 		if got[name] != want[name] {
 			t.Errorf("%s differs", name)
@@ -174,6 +178,30 @@ func TestSameBytes(t *testing.T) {
 			t.Errorf("%s has mode %v, %v; want 0644 whatever the umask", name, fi.Mode(), err)
 		}
 	}
+}
+
+// orderVariable holds the buildOrder of a process that TestSameBytes starts.
+const orderVariable = "MUSTER_TEST_BUILD_ORDER"
+
+type buildOrder struct {
+	Mirror     string
+	Keyring    []byte
+	Out, Cache string
+}
+
+// TestBuildOrder is the other process of TestSameBytes.
+func TestBuildOrder(t *testing.T) {
+	text := os.Getenv(orderVariable)
+	if text == "" {
+		t.Skip("it is run by TestSameBytes")
+	}
+	var order buildOrder
+	if err := json.Unmarshal([]byte(text), &order); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t, debtest.NewArchive(t), testDefinition)
+	cfg.Definition.Mirror, cfg.Keyring, cfg.Out, cfg.Cache = order.Mirror, order.Keyring, order.Out, order.Cache
+	mustBuild(t, cfg)
 }
 
 // TestIDFollowsInputs changes one input after the other.
@@ -256,6 +284,22 @@ func TestUpdate(t *testing.T) {
 	cfg.Update = true
 	if m := mustBuild(t, cfg); m.Kernel != newest {
 		t.Errorf("with update the kernel is %s, want %s", m.Kernel, newest)
+	}
+}
+
+func TestUpdateFromAMirrorThatIsBehind(t *testing.T) {
+	a := testArchive(t)
+	cfg := testConfig(t, a, testDefinition)
+	mustBuild(t, cfg)
+	yesterday := debtest.Time().Add(-24 * time.Hour)
+	for _, suite := range []string{"trixie", "trixie-updates", "trixie-security"} {
+		packages := append(kernelPackages(t, oldKernel, "6.12.9-1"), debtest.Package{Name: "ipxe", Version: "1.20", Arch: "all"},
+			debtest.Package{Name: "firmware-realtek", Version: "2024", Arch: "all", Component: "non-free-firmware"})
+		a.Publish(t, debtest.Suite{Name: suite, Packages: packages, Date: yesterday})
+	}
+	cfg.Update = true
+	if m := mustBuild(t, cfg); m.Kernel != newKernel {
+		t.Errorf("the update went back to kernel %s", m.Kernel)
 	}
 }
 
