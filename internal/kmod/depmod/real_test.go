@@ -148,7 +148,7 @@ func TestDepmod(t *testing.T) {
 	}
 	checkOrder(t, set.Index)
 	got := set.Index.Files()
-	for _, name := range []string{"modules.alias", "modules.softdep"} {
+	for _, name := range []string{"modules.alias", "modules.softdep", "modules.devname"} {
 		wantText := readMaybe(t, dir, name)
 		if diff := cmp.Diff(sortedLines(wantText), sortedLines(got[name])); diff != "" {
 			t.Errorf("%s (-depmod +ours):\n%.2000s", name, diff)
