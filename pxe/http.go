@@ -26,42 +26,6 @@ const (
 	maxLoader     = 64 << 20 // a loader that is no file is read into memory
 )
 
-// NewHTTPServer wraps h with the timeouts that serving firmware takes. It is
-// used for the `files` process as well as inside [Server].
-func NewHTTPServer(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-	}
-}
-
-// serveHTTP runs hs on l until ctx is done.
-func serveHTTP(ctx context.Context, hs *http.Server, l net.Listener) error {
-	hs.BaseContext = func(net.Listener) context.Context { return ctx }
-	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
-		d.SetDeadline(time.Time{}) // a run before this one may have set it
-	}
-	stop := context.AfterFunc(ctx, func() { hs.Close() })
-	defer stop()
-	if err := hs.Serve(keepOpen{l}); ctx.Err() == nil {
-		return fmt.Errorf("serving HTTP: %w", err)
-	}
-	return nil
-}
-
-// keepOpen is a listener whose owner closes it, not the server: it outlives
-// restarts.
-type keepOpen struct{ net.Listener }
-
-func (k keepOpen) Close() error {
-	if d, ok := k.Listener.(interface{ SetDeadline(time.Time) error }); ok {
-		return d.SetDeadline(time.Unix(1, 0)) // ends Accept
-	}
-	return k.Listener.Close()
-}
-
 // cleanPath turns the path of a URL into a name for [fs.FS]. It knows what
 // firmware does: several slashes for one, backslashes, a leading "./". A path
 // with ".." or a control character is refused. Nothing is ever redirected,

@@ -21,6 +21,7 @@ import (
 	"muster/internal/need"
 	"muster/internal/netnstest"
 	"muster/pxe/pxetest"
+	"muster/pxe/tftp"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
@@ -36,7 +37,18 @@ func newLAN(t testing.TB, addrs []netip.Prefix) *lan {
 	t.Helper()
 	l := &lan{machines: netnstest.New(t)}
 	netnstest.Veth(t, netnstest.End{Name: "s0", Addrs: addrs}, netnstest.End{NS: l.machines, Name: "c0"})
+	// What is sent in the moment between carrier and this is dropped silently.
+	waitFor(t, "the cable", func() bool { return running("s0") })
+	waitFor(t, "the cable", func() (ok bool) {
+		l.machines.Do(t, func() { ok = running("c0") })
+		return ok
+	})
 	return l
+}
+
+func running(name string) bool {
+	ifi, err := net.InterfaceByName(name)
+	return err == nil && ifi.Flags&net.FlagRunning != 0
 }
 
 // listen opens the sockets of s0, and passes them through files as a keeper
@@ -92,7 +104,7 @@ func (l *lan) serve(t testing.TB, mode Mode, change func(*Config)) *Server {
 	cfg := Config{
 		Sockets: l.listen(t), Loaders: testLoaders, Booter: decider(bootAll),
 		Interfaces: []Interface{{Name: "s0", Mode: mode, Subnet: Subnet{Network: Network{Prefix: netip.MustParsePrefix("10.77.0.1/16")}}}},
-		Log:        slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Log:        slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {
 		change(&cfg)
@@ -154,8 +166,13 @@ func TestFirmwareBoots(t *testing.T) {
 		})
 	})
 	web := l.web(t, "10.77.0.2/16")
+	tftpServer(t, s)
+	fetch := func(ctx context.Context, server netip.Addr, name string) (b []byte, err error) {
+		l.machines.Do(t, func() { b, err = pxetest.TFTP(ctx, server, name) })
+		return b, err
+	}
 	for i, kind := range []pxetest.Kind{pxetest.BIOS, pxetest.UEFI, pxetest.HTTP, pxetest.IPXE} {
-		f := &pxetest.Firmware{Kind: kind, MAC: pxetest.MAC(i + 1), Conn: l.raw(t), HTTP: web}
+		f := &pxetest.Firmware{Kind: kind, MAC: pxetest.MAC(i + 1), Conn: l.raw(t), HTTP: web, Files: fetch}
 		b, err := f.Boot(t.Context())
 		if err != nil {
 			t.Fatalf("%s: %v", kind, err)
@@ -170,8 +187,85 @@ func TestFirmwareBoots(t *testing.T) {
 		if !strings.HasSuffix(b.ScriptURL, "/boot.ipxe?mac="+hexhyp(MAC(f.MAC))) {
 			t.Errorf("%s: script at %q", kind, b.ScriptURL)
 		}
-		if len(s.Timeline(f.MAC)) == 0 {
-			t.Errorf("%s: no timeline", kind)
+		if kind != pxetest.IPXE && b.LoaderLen != 8 {
+			t.Errorf("%s: a loader of %d bytes, want 8", kind, b.LoaderLen)
+		}
+	}
+	// Here all machines fetch from one address, so a loader may be booked to
+	// another one of them.
+	for _, stage := range []Stage{StageDHCP, StageLoader, StageScript} {
+		if !strings.Contains(seen.stages(), string(stage)) {
+			t.Errorf("no event %s in: %s", stage, seen.stages())
+		}
+	}
+	if got := s.Timeline(pxetest.MAC(1)); len(got) < 2 {
+		t.Errorf("timeline of the first machine: %v", got)
+	}
+}
+
+// tftpServer serves loaders by TFTP and tells s of it.
+func tftpServer(t *testing.T, s *Server) {
+	t.Helper()
+	c, err := net.ListenPacket("udp4", ":69")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts, err := tftp.New(tftp.Config{Conn: c, Source: tftp.FS(testLoaders), Observe: func(x tftp.Transfer) {
+		s.TFTPDone(x.Client, x.Name, x.Bytes, x.Dur, x.Err)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := ts.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait(); c.Close() })
+}
+
+// TestWithoutNetwork is how other packages can test: no namespace, no rights,
+// nothing but loopback.
+func TestWithoutNetwork(t *testing.T) {
+	listen := func() net.PacketConn {
+		c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer web.Close()
+	dhcp := listen()
+	port := uint16(web.Addr().(*net.TCPAddr).Port)
+	cfg := Config{
+		Sockets:  &Sockets{Links: []Link{{Name: "room", DHCP: struct{ net.PacketConn }{dhcp}}}, HTTP: web},
+		HTTPPort: port, FilesPort: port, Loaders: testLoaders,
+		Booter:     decider(func(Machine) (Boot, error) { return Boot{Kernel: "/snponly.efi", Initramfs: "/undionly.kpxe"}, nil }),
+		Interfaces: []Interface{{Name: "room", Mode: ModeFull, Subnet: Subnet{Network: Network{Prefix: netip.MustParsePrefix("127.0.0.1/8")}}}},
+	}
+	for range 2 { // a server that is started again takes the same sockets
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		f := &pxetest.Firmware{Kind: pxetest.HTTP, MAC: pxetest.MAC(1), Conn: listen(), Server: dhcp.LocalAddr()}
+		b, err := f.Boot(t.Context())
+		if err != nil || b.KernelLen != 8 || b.InitrdLen != 8 {
+			t.Errorf("Boot() = %+v, %v", b, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
 		}
 	}
 }

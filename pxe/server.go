@@ -241,7 +241,7 @@ func (s *Server) Run(ctx context.Context) error {
 		g.Go(func() error { s.workLoop(ctx); return nil })
 	}
 	if s.cfg.Sockets.HTTP != nil {
-		g.Go(func() error { return serveHTTP(ctx, NewHTTPServer(s.Handler()), s.cfg.Sockets.HTTP) })
+		g.Go(func() error { return ServeHTTP(ctx, s.cfg.Sockets.HTTP, s.Handler()) })
 	}
 	return g.Wait()
 }
