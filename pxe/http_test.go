@@ -42,6 +42,12 @@ func (r *lockedRecorder) Observe(e Event) {
 	r.recorder.Observe(e)
 }
 
+func (r *lockedRecorder) stages() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.recorder.stages()
+}
+
 func (r *lockedRecorder) all() []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
