@@ -111,6 +111,7 @@ func TestPlainROM(t *testing.T) {
 	port := room(t, true, seen)
 	boot(t, vm.NIC{Port: port, MAC: testMAC, Filter: new(vm.PlainROM).Filter})
 	offer, loader := seen.next(t, StageDHCP), seen.next(t, StageLoader)
+	t.Logf("%v from offer to loader", loader.Time.Sub(offer.Time))
 	if offer.Client != ClientBIOS || loader.Detail != "undionly.kpxe" || !bytes.Equal(loader.MAC, testMAC) || loader.Client != ClientBIOS {
 		t.Errorf("offer %+v, loader %+v", offer, loader)
 	}

@@ -184,7 +184,7 @@ func TestFirmwareBoots(t *testing.T) {
 		if b.Loader != wantLoader || b.KernelLen != 8 || b.InitrdLen != 8 {
 			t.Errorf("%s: loader %q, kernel of %d, initramfs of %d bytes, want %q, 8, 8", kind, b.Loader, b.KernelLen, b.InitrdLen, wantLoader)
 		}
-		if !strings.HasSuffix(b.ScriptURL, "/boot.ipxe?mac="+hexhyp(MAC(f.MAC))) {
+		if !strings.Contains(b.ScriptURL, "/boot.ipxe?mac="+hexhyp(MAC(f.MAC))+"&arch=amd64&uuid=") {
 			t.Errorf("%s: script at %q", kind, b.ScriptURL)
 		}
 		if kind != pxetest.IPXE && b.LoaderLen != 8 {
