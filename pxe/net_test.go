@@ -133,13 +133,15 @@ func (l *lan) raw(t testing.TB) net.PacketConn {
 func (l *lan) web(t testing.TB, prefix string) *http.Client {
 	t.Helper()
 	l.run(t, "ip", "addr", "add", prefix, "dev", "c0")
-	return &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
-			l.machines.Do(t, func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
-			return c, err
-		},
-	}}
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: l.dial(t)}}
+}
+
+// dial connects from the machine's namespace.
+func (l *lan) dial(t testing.TB) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		l.machines.Do(t, func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
+		return c, err
+	}
 }
 
 func (l *lan) run(t testing.TB, name string, args ...string) string {
@@ -580,6 +582,46 @@ func TestRouterSolicitation(t *testing.T) {
 	}
 	if out := l.run(t, "ip", "-6", "route"); strings.Contains(out, "default") {
 		t.Errorf("it made a route:\n%s", out)
+	}
+}
+
+// TestProxyBesideDnsmasq has three on one switch: a machine gets its address
+// from dnsmasq and its boot program from this server.
+func TestProxyBesideDnsmasq(t *testing.T) {
+	machines, office := netnstest.New(t), netnstest.New(t)
+	netnstest.Bridge(t, netnstest.End{Name: "s0", Addrs: serverNet})
+	netnstest.Veth(t, netnstest.End{Name: "m0", Bridge: "s0"}, netnstest.End{NS: machines, Name: "c0", Addrs: netnstest.Addr("10.77.0.2/16")})
+	netnstest.Veth(t, netnstest.End{Name: "o0", Bridge: "s0"}, netnstest.End{NS: office, Name: "c0"})
+	waitFor(t, "the switch", func() bool { return running("s0") && running("m0") && running("o0") })
+	(&lan{machines: office}).dnsmasq(t, "--no-ping")
+	l := &lan{machines: machines}
+	ifs, err := Detect(t.Context(), DetectConfig{Sockets: l.listen(t), Named: []string{"s0"}})
+	if err != nil || ifs[0].Mode != ModeProxy {
+		t.Fatalf("Detect() = %+v, %v", ifs, err)
+	}
+	s := serve(t, Config{
+		Sockets: l.sockets, Interfaces: ifs, Loaders: testLoaders,
+		Booter: decider(func(m Machine) (Boot, error) {
+			if m.OwnsLAN {
+				t.Errorf("%+v: this server owns no LAN", m)
+			}
+			return Boot{Kernel: "http://10.77.0.1/snponly.efi", Initramfs: "http://10.77.0.1/undionly.kpxe"}, nil
+		}),
+	})
+	web := &http.Client{Transport: &http.Transport{DialContext: l.dial(t)}}
+	for i, kind := range []pxetest.Kind{pxetest.BIOS, pxetest.UEFI, pxetest.HTTP, pxetest.IPXE} {
+		f := &pxetest.Firmware{Kind: kind, MAC: pxetest.MAC(i + 1), Conn: l.raw(t), HTTP: web}
+		b, err := f.Boot(t.Context())
+		if err != nil || b.KernelLen != 8 {
+			t.Fatalf("%s: %+v, %v", kind, b, err)
+		}
+		if !netip.MustParsePrefix("10.77.1.0/24").Contains(b.IP) {
+			t.Errorf("%s: address %v is not dnsmasq's", kind, b.IP)
+		}
+		// It was overheard which address dnsmasq gave.
+		if mac, ok := s.holder(b.IP); !ok || mac != MAC(f.MAC) {
+			t.Errorf("%s: %v belongs to %v, %v", kind, b.IP, mac, ok)
+		}
 	}
 }
 
