@@ -500,10 +500,9 @@ func (l *lan) dnsmasq(t testing.TB, args ...string) {
 	t.Helper()
 	program := need.Program(t, "dnsmasq", "dnsmasq-base")
 	l.run(t, "ip", "addr", "add", "10.77.0.5/16", "dev", "c0")
-	log := filepath.Join(t.TempDir(), "log")
 	args = append([]string{
-		"--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=c0", "--bind-interfaces", "--user=root",
-		"--dhcp-range=10.77.1.1,10.77.1.99,1h", "--dhcp-leasefile=" + log + ".leases", "--pid-file=", "--log-facility=" + log,
+		"--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=c0", "--bind-interfaces",
+		"--dhcp-range=10.77.1.1,10.77.1.99,1h", "--dhcp-leasefile=" + filepath.Join(t.TempDir(), "leases"), "--pid-file=",
 	}, args...)
 	l.machines.Command(t.Context(), t, nil, program, args...)
 	waitFor(t, "dnsmasq's socket", func() bool {
