@@ -53,10 +53,7 @@ type MAC [6]byte
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Relayed tells whether the message came through a relay agent.
-func (r *Request) Relayed() bool {
-	return len(r.Msg.GatewayIPAddr) == net.IPv4len && !r.Msg.GatewayIPAddr.IsUnspecified() ||
-		r.Msg.GatewayIPAddr.To4() != nil && !r.Msg.GatewayIPAddr.IsUnspecified()
-}
+func (r *Request) Relayed() bool { return r.Gateway().IsValid() }
 
 // Gateway is the relay's address, the zero Addr when there is none.
 func (r *Request) Gateway() netip.Addr { return addrOf(r.Msg.GatewayIPAddr) }

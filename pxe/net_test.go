@@ -420,6 +420,29 @@ func TestLeaseOfAnOperatingSystem(t *testing.T) {
 	}
 }
 
+// TestReservation gives a machine the address that is reserved for it while it
+// boots, and its operating system the same.
+func TestReservation(t *testing.T) {
+	l := newLAN(t, serverNet)
+	fixed := addr("10.77.0.7") // outside the pool
+	l.full(t, func(c *Config) {
+		c.Booter = decider(func(Machine) (Boot, error) { return Boot{Kernel: "/k", FixedIP: fixed}, nil })
+	})
+	conn := l.raw(t)
+	f := &pxetest.Firmware{Kind: pxetest.UEFI, MAC: testMAC, Conn: conn}
+	if lease, err := f.DHCP(t.Context(), false, nil); err != nil || lease.IP != fixed {
+		t.Fatalf("firmware: %v, %v", lease.IP, err)
+	}
+	offer := exchange(t, conn, ask(discover))
+	if offer == nil || addrOf(offer.YourIPAddr) != fixed {
+		t.Fatalf("operating system: offer %v", offer)
+	}
+	m := ask(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(fixed.AsSlice()))
+	if ack := exchange(t, conn, m); ack == nil || ack.MessageType() != dhcpv4.MessageTypeAck {
+		t.Errorf("operating system: %v", ack)
+	}
+}
+
 func TestRelayedNetwork(t *testing.T) {
 	l := newLAN(t, serverNet)
 	l.full(t, func(c *Config) {

@@ -138,6 +138,9 @@ func (s *Server) serveFull(q query, b Boot) {
 		s.log.Debug("message dropped: no network for this relay", "mac", q.Key(), "relay", q.Gateway())
 		return
 	}
+	if !q.Boots() {
+		b.FixedIP = s.book.Fixed(n.Pool, q.Key())
+	}
 	mine := !q.ServerID.IsValid() || q.ServerID == n.Server || s.isMe(q.ServerID)
 	switch q.Type {
 	case dhcpv4.MessageTypeDiscover:
