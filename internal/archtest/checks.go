@@ -104,29 +104,39 @@ func checkDocs(files []source) []string {
 			pkgs[f.folder()] = p
 		}
 		p.program = f.file.Name.Name == "main"
-		want, start := "doc.go", "Package "+f.file.Name.Name+" "
-		if p.program {
-			start = "Command " + path.Base(f.folder()) + " "
-			if path.Base(f.path) == "main.go" {
-				want = "main.go"
-			}
-		}
-		if path.Base(f.path) == want && f.file.Doc != nil && strings.HasPrefix(f.file.Doc.Text(), start) {
-			p.documented = true
-		}
+		p.documented = p.documented || saysWhatFor(f)
 	}
 	var bad []string
 	for folder, p := range pkgs {
 		switch {
 		case p.documented:
 		case p.program:
-			bad = append(bad, fmt.Sprintf("%s: no comment \"Command %s …\" over package main in main.go or doc.go", folder, path.Base(folder)))
+			bad = append(bad, fmt.Sprintf("%s: no comment \"Command %s …\" over package main", folder, path.Base(folder)))
 		default:
 			bad = append(bad, folder+": no doc.go with a comment \"Package …\"")
 		}
 	}
 	slices.Sort(bad)
 	return bad
+}
+
+// saysWhatFor reports whether a file has the comment of its package, at the place
+// where it is looked for: for a program that is main.go, doc.go or the file
+// named after it, and the comment begins with the program's name.
+func saysWhatFor(f source) bool {
+	file, name, text := path.Base(f.path), f.file.Name.Name, f.file.Doc.Text()
+	if name != "main" {
+		return file == "doc.go" && strings.HasPrefix(text, "Package "+name+" ")
+	}
+	name = path.Base(f.folder())
+	if !slices.Contains([]string{"main.go", "doc.go", name + ".go"}, file) {
+		return false
+	}
+	first, rest, _ := strings.Cut(text, " ")
+	if first == "Command" {
+		first, _, _ = strings.Cut(rest, " ")
+	}
+	return strings.EqualFold(first, name)
 }
 
 // checkState returns every init function and every package variable that can
