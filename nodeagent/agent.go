@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,6 +36,7 @@ type Agent struct {
 	log   *slog.Logger
 	tasks *task.Manager
 	speed *speedTest
+	beats atomic.Uint64 // heartbeats that were sent
 
 	mu     sync.Mutex
 	status Status

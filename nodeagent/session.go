@@ -52,12 +52,13 @@ func (s *session) connect(ctx context.Context) error {
 		refused = check(cs)
 		return refused
 	}
+	dial := &dialer{ctx: ctx}
 	nc, err := nats.Connect("tls://"+a.cfg.Head,
 		nats.Name("muster-agent"),
 		nats.Secure(verify),
 		nats.Nkey(a.key.public, a.key.pair.Sign),
 		nats.CustomInboxPrefix(strings.TrimSuffix(api.InboxPrefix, ".")+"."+a.key.public),
-		nats.SetCustomDialer(dialer{ctx}),
+		nats.SetCustomDialer(dial),
 		nats.Timeout(requestTimeout),
 		nats.PingInterval(5*time.Second), nats.MaxPingsOutstanding(2),
 		nats.NoReconnect(), nats.IgnoreDiscoveredServers(),
@@ -66,22 +67,31 @@ func (s *session) connect(ctx context.Context) error {
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) { s.ended(err) }),
 		nats.ClosedHandler(func(nc *nats.Conn) { s.ended(nc.LastError()) }),
 	)
-	if refused != nil {
+	switch {
+	case refused != nil:
 		return refused
-	}
-	if err != nil {
+	case err != nil && dial.err != nil:
+		return dial.err
+	case err != nil:
 		return err
 	}
 	s.nc = nc
 	return a.met(seen)
 }
 
-// dialer lets the end of the agent end a connection attempt.
-type dialer struct{ ctx context.Context }
+// dialer lets the end of the agent end a connection attempt, and keeps what
+// nats.go replaces by "no servers available".
+type dialer struct {
+	ctx context.Context
+	err error
+}
 
-func (d dialer) Dial(network, address string) (net.Conn, error) {
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	nd := net.Dialer{Timeout: requestTimeout, KeepAlive: 15 * time.Second}
-	return nd.DialContext(d.ctx, network, address)
+	c, err := nd.DialContext(d.ctx, network, address)
+	d.err = err
+	return c, err
 }
 
 // met remembers the head that has answered.
@@ -211,6 +221,8 @@ func reason(head string, err error) string {
 		return fmt.Sprintf("%s refuses connections; is muster head running there?", head)
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return fmt.Sprintf("there is no way to %s: %v; check cable, address and muster.head", head, err)
+	case errors.Is(err, nats.ErrNoInfoReceived), errors.Is(err, nats.ErrSecureConnWanted):
+		return fmt.Sprintf("%s does not speak as a head does; check the port in muster.head", head)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, nats.ErrTimeout):
 		return fmt.Sprintf("%s does not answer; check muster.head and the firewall of the head", head)
 	}
@@ -220,17 +232,22 @@ func reason(head string, err error) string {
 // worker is what runs while the machine is approved.
 type worker struct {
 	s      *session
-	cancel context.CancelFunc
+	every  time.Duration
+	cancel context.CancelFunc // nil: it does not run
 	done   sync.WaitGroup
 }
 
-// start begins the work of a node, or goes on with another interval.
+// start begins the work of a node, or begins it again for another interval.
 func (w *worker) start(ctx context.Context, heartbeat time.Duration) error {
+	if w.cancel != nil && w.every == heartbeat {
+		return nil
+	}
 	w.stop()
 	if err := w.s.takeRequests(); err != nil {
 		return err
 	}
 	a := w.s.a
+	w.every = heartbeat
 	ctx, w.cancel = context.WithCancel(ctx)
 	a.setLink(w.s.nc)
 	w.done.Go(func() { w.s.heartbeats(ctx, heartbeat) })
