@@ -2,7 +2,6 @@ package nodeagent
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -44,9 +43,9 @@ func (s *session) connect(ctx context.Context) error {
 	a.mu.Lock()
 	pin := a.pin
 	a.mu.Unlock()
-	var seen ed25519.PublicKey
+	var seen []byte
 	var refused error
-	verify := tlsConfig(pin, func(pub ed25519.PublicKey) { seen = pub })
+	verify := tlsConfig(pin, func(pub []byte) { seen = pub })
 	check := verify.VerifyConnection
 	verify.VerifyConnection = func(cs tls.ConnectionState) error {
 		refused = check(cs)
@@ -95,7 +94,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 }
 
 // met remembers the head that has answered.
-func (a *Agent) met(pub ed25519.PublicKey) error {
+func (a *Agent) met(pub []byte) error {
 	if pub == nil {
 		return errors.New("the head did not show its key")
 	}

@@ -163,7 +163,23 @@ func TestAgentIsKilledWhileTaskWrites(t *testing.T) {
 		p.kill()
 		p.run()
 	}
+	p.wait("most output", func() bool { return p.outputOf(c.TaskRef.String()).all > 7*size/8 })
+	// What the agent has for itself must not grow with what passes through.
+	if kb := kilobytes(t, p.cmd.Process.Pid, "RssAnon"); kb > 30<<10 {
+		t.Errorf("the agent has %d kB for itself", kb)
+	} else {
+		t.Logf("the agent has %d kB for itself, %d kB resident at most", kb, kilobytes(t, p.cmd.Process.Pid, "VmHWM"))
+	}
 	p.node().sameHash(c.TaskRef, size, sum)
+}
+
+func kilobytes(t *testing.T, pid int, field string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSuffix(statusField(t, pid, field), " kB"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestTaskGoesOnWithoutAgent(t *testing.T) {
