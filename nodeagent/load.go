@@ -133,7 +133,7 @@ func parseCPU(b []byte) (busy, total uint64, ok bool) {
 		return 0, 0, false
 	}
 	for i, s := range f[1:9] {
-		n, err := strconv.ParseUint(s, 10, 64)
+		n, err := strconv.ParseUint(s, 10, 60) // eight of them can be added
 		if err != nil {
 			return 0, 0, false
 		}

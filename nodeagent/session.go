@@ -201,6 +201,12 @@ func (a *Agent) wasApproved() bool {
 	return a.known
 }
 
+// refusesKey tells whether the head did not let this machine's key in.
+func refusesKey(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		err != nil && strings.Contains(strings.ToLower(err.Error()), "authorization violation")
+}
+
 // reason says for people why there is no connection, and what to try.
 func reason(head string, err error) string {
 	var pin *pinError
@@ -211,8 +217,7 @@ func reason(head string, err error) string {
 		return ""
 	case errors.As(err, &pin):
 		return err.Error() + "; boot an image of this head, or check muster.head and muster.pin"
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
-		strings.Contains(strings.ToLower(err.Error()), "authorization violation"):
+	case refusesKey(err):
 		return "the head refused this machine's key: it was rejected or removed, or another agent uses the same key"
 	case errors.As(err, &dns):
 		return fmt.Sprintf("the name of the head %s is not known here; give its address", head)

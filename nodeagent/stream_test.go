@@ -322,3 +322,21 @@ func TestOneLongLine(t *testing.T) {
 		t.Errorf("state %s, %d bytes", got.State, len(got.Stdout))
 	}
 }
+
+// An agent that is killed between its answer and the start of the shim: the
+// next one starts the task.
+func TestTaskThatWasOnlyAccepted(t *testing.T) {
+	c := command(1, "echo", "started")
+	n := newNode(t, func(cfg *Config) {
+		first, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.tasks.Start(c); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got := n.outcome(c.TaskRef); got.Stdout != "started\n" || got.State != api.JobFinished {
+		t.Errorf("got %+v", got)
+	}
+}

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,7 +12,7 @@ import (
 
 func TestEnvironment(t *testing.T) {
 	const work = "/run/muster/tasks/17-2-1/work"
-	dirs := func(list ...string) func(string) bool { return func(s string) bool { return contains(list, s) } }
+	dirs := func(list ...string) func(string) bool { return func(s string) bool { return slices.Contains(list, s) } }
 	ours := []string{"PWD=" + work, "MUSTER_JOB=17", "MUSTER_TASK=2", "MUSTER_TASKS=4", "MUSTER_NODE=n1"}
 	for name, c := range map[string]struct {
 		given []string
