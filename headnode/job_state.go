@@ -85,6 +85,8 @@ type job struct {
 	feed    *feed
 	relay   *relay
 	durable bool // its record was committed once
+
+	smallSpec bool // its specification is in the hot record
 }
 
 func newJob(id uint64, owner api.Owner, spec api.JobSpec, on []string, now time.Time) *job {
@@ -266,6 +268,17 @@ func (j *job) settle(now time.Time) {
 	default:
 		j.reason = ""
 	}
+}
+
+// lastEnd is when the last of its tasks ended.
+func (j *job) lastEnd() time.Time {
+	var last time.Time
+	for i := range j.tasks {
+		if e := j.tasks[i].ended; e.After(last) {
+			last = e
+		}
+	}
+	return last
 }
 
 // failure says in one line what went wrong.
