@@ -84,7 +84,7 @@ func BenchmarkInput(b *testing.B) {
 	for b.Loop() {
 		n := int64(0)
 		j, err := r.client.Run(context.Background(), api.JobSpec{Argv: []string{"cat"}}, client.RunOptions{
-			Stdin:  io.LimitReader(pattern{}, size),
+			Stdin:  io.LimitReader(&pattern{}, size),
 			Output: func(_ int, _ api.Stream, d []byte) error { n += int64(len(d)); return nil },
 		})
 		if err != nil || n != size || j.ExitCode != 0 {

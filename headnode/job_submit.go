@@ -17,14 +17,14 @@ import (
 
 // Limits of a job.
 const (
-	maxTasks    = 10000
-	maxCores    = 4096
-	maxStrings  = 512 << 10 // bytes of argv and env together: they travel in one message
-	maxSpec     = 900 << 10 // bytes of the whole specification as JSON
-	maxString   = 128 << 10 // of one of them: MAX_ARG_STRLEN of Linux
-	maxJobFiles = 1000
-	maxName     = 128
-	maxFileSize = 4 << 30
+	maxJobTasks  = 10000
+	maxTaskCores = 4096
+	maxStrings   = 512 << 10 // bytes of argv and env together: they travel in one message
+	maxSpec      = 900 << 10 // bytes of the whole specification as JSON
+	maxString    = 128 << 10 // of one of them: MAX_ARG_STRLEN of Linux
+	maxJobFiles  = 1000
+	maxName      = 128
+	maxFileSize  = 4 << 30
 )
 
 func tooLarge(hint, format string, args ...any) error {
@@ -46,10 +46,10 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 	}
 	s.Cores = max(s.Cores, 1)
 	switch {
-	case s.Tasks < 0 || s.Tasks > maxTasks:
-		return s, nil, tooLarge("split it into several jobs", "%d tasks; a job has 1 to %d", s.Tasks, maxTasks)
-	case s.Cores > maxCores:
-		return s, nil, invalid("", "%d cores for a task; at most %d can be asked for", s.Cores, maxCores)
+	case s.Tasks < 0 || s.Tasks > maxJobTasks:
+		return s, nil, tooLarge("split it into several jobs", "%d tasks; a job has 1 to %d", s.Tasks, maxJobTasks)
+	case s.Cores > maxTaskCores:
+		return s, nil, invalid("", "%d cores for a task; at most %d can be asked for", s.Cores, maxTaskCores)
 	case s.MemMiB < 0:
 		return s, nil, invalid("", "memory of %d MiB", s.MemMiB)
 	case len(s.Name) > maxName:
