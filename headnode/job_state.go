@@ -120,10 +120,11 @@ func (j *job) place(i int, node, boot, why string) {
 	j.queued--
 }
 
-// unplace takes a task back whose start never reached its node.
+// unplace takes a task back whose start never reached its node, unless the
+// job is being canceled.
 func (j *job) unplace(i int) bool {
 	t := &j.tasks[i]
-	if t.phase != phasePlaced {
+	if t.phase != phasePlaced || j.canceling {
 		return false
 	}
 	t.phase, t.node, t.boot, t.why = phaseQueued, "", "", ""

@@ -21,7 +21,7 @@ const (
 	fewOps = 8
 	// inlineSpec is up to how many bytes of a specification are kept in the
 	// hot record, so that submitting a small job is one record.
-	inlineSpec = 600
+	inlineSpec = 450
 )
 
 // commitBatch is one round of the recorder. Those who changed something wait
