@@ -74,13 +74,13 @@ func TestSubmitRefuses(t *testing.T) {
 		msg  string
 	}{
 		"no program":      {api.JobSpec{}, api.CodeInvalid, "no program"},
-		"too many tasks":  {api.JobSpec{Argv: []string{"x"}, Tasks: maxTasks + 1}, api.CodeTooLarge, "10001 tasks"},
+		"too many tasks":  {api.JobSpec{Argv: []string{"x"}, Tasks: maxJobTasks + 1}, api.CodeTooLarge, "10001 tasks"},
 		"long argument":   {api.JobSpec{Argv: []string{"x", big}}, api.CodeTooLarge, "an argument has"},
 		"large env":       {api.JobSpec{Argv: []string{"x"}, Env: manyEnv()}, api.CodeTooLarge, "together"},
 		"bad env":         {api.JobSpec{Argv: []string{"x"}, Env: []string{"novalue"}}, api.CodeInvalid, "not KEY=value"},
 		"zero byte":       {api.JobSpec{Argv: []string{"a\x00b"}}, api.CodeInvalid, "zero byte"},
 		"unknown node":    {api.JobSpec{Argv: []string{"x"}, On: "n3"}, api.CodeNotFound, "there is no node n3"},
-		"bad host list":   {api.JobSpec{Argv: []string{"x"}, On: "n[1-"}, api.CodeInvalid, "not closed"},
+		"bad host list":   {api.JobSpec{Argv: []string{"x"}, On: "n[1-"}, api.CodeInvalid, "n[1-"},
 		"too many cores":  {api.JobSpec{Argv: []string{"x"}, Cores: 5}, api.CodeUnsatisfiable, "largest offers 4"},
 		"spread too wide": {api.JobSpec{Argv: []string{"x"}, Tasks: 3, Spread: true}, api.CodeUnsatisfiable, "1 more nodes"},
 		"path above": {
@@ -203,10 +203,12 @@ func TestLinkCut(t *testing.T) {
 	if got.err != nil {
 		t.Fatal(got.err)
 	}
-	want, _ := io.ReadAll(io.LimitReader(pattern{}, 64<<10))
-	_ = want
-	if got.out.Len() != size || got.job.Tasks[0].Output != size {
-		t.Errorf("output has %d bytes, the job says %d, want %d", got.out.Len(), got.job.Tasks[0].Output, size)
+	want, err := io.ReadAll(io.LimitReader(&pattern{}, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.out.Bytes(), want) || got.job.Tasks[0].Output != size {
+		t.Errorf("output has %d bytes and differs, the job says %d, want %d", got.out.Len(), got.job.Tasks[0].Output, size)
 	}
 }
 
