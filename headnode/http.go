@@ -82,7 +82,7 @@ func newHTTP(cfg httpConfig) (*httpServer, error) {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path), Hint: "see /v1/openapi.json"})
 	})
-	s.users = s.recovered(s.authenticated(mux))
+	s.users = s.recovered(s.authenticated(ownStatus(mux)))
 	s.boot = s.recovered(s.bootRoutes())
 	return s, nil
 }
@@ -143,7 +143,7 @@ func route[I, O any](s *httpServer, method, path, id, summary string, f func(con
 		Responses: map[string]*huma.Response{"default": {
 			Description: "what went wrong",
 			Content: map[string]*huma.MediaType{"application/json": {
-				Schema: huma.SchemaFromType(s.api.OpenAPI().Components.Schemas, typeOf[api.ErrorReply]()),
+				Schema: s.api.OpenAPI().Components.Schemas.Schema(typeOf[api.ErrorReply](), true, "ErrorReply"),
 			}},
 		}},
 	}
@@ -251,6 +251,30 @@ func (s *httpServer) Run(ctx context.Context) error {
 	serve(limit(s.cfg.Internal), s.boot)
 	return g.Wait()
 }
+
+// ownStatus answers a request that the library found wrong as every other
+// invalid one: the library has status 422 and a content type of its own for it.
+func ownStatus(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(&statusWriter{w}, r)
+	})
+}
+
+type statusWriter struct{ http.ResponseWriter }
+
+// WriteHeader replaces what is the library's alone.
+func (w *statusWriter) WriteHeader(code int) {
+	if w.Header().Get("Content-Type") == "application/problem+json" {
+		w.Header().Set("Content-Type", "application/json")
+		if code == http.StatusUnprocessableEntity {
+			code = api.CodeInvalid.HTTPStatus()
+		}
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // addStream notes a connection that left the HTTP server's care.
 func (s *httpServer) addStream(c net.Conn) bool {

@@ -188,11 +188,7 @@ func (s *httpServer) serveStream(w http.ResponseWriter, r *http.Request) error {
 		}
 		st.sends = true
 	}
-	h, ok := w.(http.Hijacker)
-	if !ok {
-		return fmt.Errorf("taking over the connection: %T cannot", w)
-	}
-	conn, rw, err := h.Hijack()
+	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return fmt.Errorf("taking over the connection: %w", err)
 	}

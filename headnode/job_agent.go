@@ -114,7 +114,11 @@ func (js *jobs) startAnswered(k logKey, epoch int, err error) {
 	case err == nil:
 		js.runs(j, k.index, now)
 	case errors.Is(err, errNotDelivered):
-		if notReady && !t.sent {
+		switch {
+		case t.sent:
+		case j.canceling:
+			js.dropLocked(j, k.index)
+		case notReady:
 			js.mutate(j, k.index, func() bool { return j.unplace(k.index) })
 			js.waiting = append(js.waiting, j)
 			js.sortWaiting()

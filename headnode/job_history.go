@@ -1,6 +1,8 @@
 package headnode
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,13 +20,50 @@ import (
 // the store's history when somebody asks.
 const recentJobs = 2000
 
-// endedRecord is an entry of the history of jobs.
+// endedRecord is an entry of the history of jobs. The job itself is packed
+// when it is large, for the store's limit and for the memory that it takes.
 type endedRecord struct {
-	Schema    int     `json:"schema"`
-	Job       api.Job `json:"job"`
-	RequestID string  `json:"request_id,omitempty"`
+	Schema    int          `json:"schema"`
+	ID        uint64       `json:"id"`
+	State     api.JobState `json:"state"`
+	UID       uint32       `json:"uid"`
+	RequestID string       `json:"request_id,omitempty"`
+	LastID    uint64       `json:"last_id"` // highest that was given so far
+	Job       *api.Job     `json:"job,omitempty"`
+	Packed    []byte       `json:"packed,omitempty"` // the job as JSON, deflated
 
 	rev uint64
+}
+
+// packAbove is how large a job is kept as it is.
+const packAbove = 4 << 10
+
+func newEnded(v api.Job, requestID string, lastID uint64) *endedRecord {
+	v.Spec.Env = nil
+	e := &endedRecord{Schema: recordSchema, ID: v.ID, State: v.State, UID: v.Owner.UID, RequestID: requestID, LastID: lastID}
+	b := mustJSON(v)
+	if len(b) <= packAbove {
+		e.Job = &v
+		return e
+	}
+	var packed bytes.Buffer
+	w, _ := flate.NewWriter(&packed, flate.BestSpeed) // fails for a wrong level only
+	w.Write(b)
+	w.Close()
+	e.Packed = packed.Bytes()
+	return e
+}
+
+// job unpacks the job. What cannot be unpacked is shown by its number alone.
+func (e *endedRecord) job() api.Job {
+	if e.Job != nil {
+		return *e.Job
+	}
+	var v api.Job
+	if err := json.NewDecoder(flate.NewReader(bytes.NewReader(e.Packed))).Decode(&v); err != nil {
+		return api.Job{ID: e.ID, Reason: fmt.Sprintf("its entry in the history is damaged: %v", err)}
+	}
+	return v
 }
 
 // jobHistory is the ended jobs that left the records, oldest first. It is
@@ -32,6 +71,7 @@ type endedRecord struct {
 type jobHistory struct {
 	recent []*endedRecord
 	byID   map[uint64]*endedRecord
+	lastID uint64
 }
 
 func loadHistory(st store.Interface) (*jobHistory, error) {
@@ -57,26 +97,17 @@ func parseEnded(r store.Record) (*endedRecord, error) {
 }
 
 func (h *jobHistory) add(e *endedRecord) {
-	if h.byID[e.Job.ID] != nil {
+	h.lastID = max(h.lastID, e.LastID, e.ID)
+	if h.byID[e.ID] != nil {
 		return // archived twice: the head stopped in between
 	}
 	h.recent = append(h.recent, e)
-	h.byID[e.Job.ID] = e
+	h.byID[e.ID] = e
 	if len(h.recent) > recentJobs {
-		delete(h.byID, h.recent[0].Job.ID)
+		delete(h.byID, h.recent[0].ID)
 		h.recent[0] = nil
 		h.recent = h.recent[1:]
 	}
-}
-
-func (h *jobHistory) find(id uint64) *endedRecord { return h.byID[id] }
-
-func (h *jobHistory) lastID() uint64 {
-	var last uint64
-	for id := range h.byID {
-		last = max(last, id)
-	}
-	return last
 }
 
 // findInHistory looks for a job that is not in memory any more.
@@ -136,20 +167,43 @@ func (js *jobs) archive(ctx context.Context, now time.Time) (int, error) {
 		}
 	}
 	slices.SortFunc(due, func(a, b *job) int { return a.ended.Compare(b.ended) })
+	due = due[:min(len(due), archiveRound)]
 	entries := make([]*endedRecord, len(due))
+	var ops []store.Op
 	for i, j := range due {
-		v := js.viewLocked(j)
-		v.Spec.Env = nil
-		entries[i] = &endedRecord{Schema: recordSchema, Job: v, RequestID: j.spec.RequestID}
+		entries[i] = newEnded(js.viewLocked(j), j.spec.RequestID, js.lastID)
+		ops = append(ops, js.removeOps(j)...)
 	}
 	js.mu.Unlock()
-	for i, j := range due {
-		if err := js.archiveOne(ctx, j, entries[i]); err != nil {
-			return i, fmt.Errorf("archiving job %d: %w", j.id, err)
+	for _, e := range entries {
+		if err := js.cfg.Store.Append(ctx, historyJobs, jobID(e.ID), mustJSON(e)); err != nil {
+			return 0, fmt.Errorf("archiving job %d: %w", e.ID, err)
 		}
+	}
+	for chunk := range slices.Chunk(ops, commitOps) {
+		if _, err := js.cfg.Store.Commit(ctx, chunk...); err != nil {
+			return 0, fmt.Errorf("removing records of ended jobs: %w", err)
+		}
+	}
+	js.mu.Lock()
+	for i, j := range due {
+		delete(js.jobs, j.id)
+		for t := range j.tasks {
+			delete(js.endDurable, logKey{j.id, t})
+		}
+		js.history.add(entries[i])
+	}
+	js.rec.gone = append(js.rec.gone, ops...)
+	js.mu.Unlock()
+	for _, j := range due {
+		js.blobs.release(j.spec.Files)
+		js.out.forget(j.id, len(j.tasks))
 	}
 	return len(due), nil
 }
+
+// archiveRound is how many jobs are archived in one go.
+const archiveRound = 500
 
 // allThere tells whether every byte of an ended job's output is durable, or
 // cannot come any more. js.mu is held.
@@ -164,32 +218,6 @@ func (js *jobs) allThere(j *job) bool {
 		}
 	}
 	return true
-}
-
-func (js *jobs) archiveOne(ctx context.Context, j *job, e *endedRecord) error {
-	if err := js.cfg.Store.Append(ctx, historyJobs, jobID(j.id), mustJSON(e)); err != nil {
-		return err
-	}
-	ops := removeOps(j, js.cfg.Store)
-	for i := range ops {
-		ops[i].Expect = store.AnyRev
-	}
-	if _, err := js.cfg.Store.Commit(ctx, ops...); err != nil {
-		return err
-	}
-	js.mu.Lock()
-	delete(js.jobs, j.id)
-	for i := range j.tasks {
-		delete(js.endDurable, logKey{j.id, i})
-	}
-	for _, op := range ops {
-		delete(js.rec.revs, op.Kind+"/"+op.ID)
-	}
-	js.history.add(e)
-	js.mu.Unlock()
-	js.blobs.release(j.spec.Files)
-	js.out.forget(j.id, len(j.tasks))
-	return nil
 }
 
 // keptOutput is the output of one ended job on the disk.

@@ -56,8 +56,12 @@ func (js *jobs) List(ctx context.Context, f jobFilter, page string, n int) (item
 		}
 		for _, r := range recs {
 			rev = r.Rev
-			if e, err := parseEnded(r); err == nil && f.match(&e.Job) {
-				if items = append(items, e.Job); len(items) == n {
+			e, err := parseEnded(r)
+			if err != nil || js.inMemory(e.ID) {
+				continue
+			}
+			if v := e.job(); f.match(&v) {
+				if items = append(items, v); len(items) == n {
 					break
 				}
 			}
@@ -110,7 +114,7 @@ func (js *jobs) listMemory(f jobFilter, below uint64, n int) (items []api.Job, m
 		if j := js.jobs[id]; j != nil {
 			v = js.viewLocked(j)
 		} else {
-			v = js.history.find(id).Job
+			v = js.history.byID[id].job()
 		}
 		v.Spec.Env = nil
 		if !f.match(&v) {
@@ -124,15 +128,24 @@ func (js *jobs) listMemory(f jobFilter, below uint64, n int) (items []api.Job, m
 	return items, false
 }
 
-// oldestRev is the revision of the oldest ended job in memory, 0 when
-// memory holds all there are.
+// oldestRev is the revision from which on memory holds all ended jobs, 0 when
+// it holds all there are.
 func (js *jobs) oldestRev() uint64 {
 	js.mu.Lock()
 	defer js.mu.Unlock()
-	if len(js.history.recent) < recentJobs {
+	switch {
+	case len(js.history.recent) < recentJobs:
 		return 0
+	case js.history.recent[0].rev == 0: // archived since the start: not known
+		return ^uint64(0)
 	}
 	return js.history.recent[0].rev
+}
+
+func (js *jobs) inMemory(id uint64) bool {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	return js.jobs[id] != nil || js.history.byID[id] != nil
 }
 
 // Counts tells how many jobs are in each state, and how many cores running
@@ -145,8 +158,8 @@ func (js *jobs) Counts() (byState map[api.JobState]int, cores int) {
 		byState[j.state]++
 	}
 	for _, e := range js.history.recent {
-		if js.jobs[e.Job.ID] == nil {
-			byState[e.Job.State]++
+		if js.jobs[e.ID] == nil {
+			byState[e.State]++
 		}
 	}
 	for _, u := range js.nodes {

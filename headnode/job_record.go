@@ -1,6 +1,7 @@
 package headnode
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -13,25 +14,19 @@ import (
 
 // A job is kept in records of these kinds. The hot one changes with the job
 // and stays small: arguments, environment and files are in the second, which
-// is written once. A job with more than inlineTasks tasks keeps what left the
+// is written once, unless they are small too. A job with more than inlineTasks tasks keeps what left the
 // queue in records of that many tasks each; a submission is two records in
 // any case.
 const (
 	kindJob     = "job"      // ID: hotRecord
 	kindJobSpec = "jobspec"  // ID: specRecord
 	kindTasks   = "jobtasks" // ID-CHUNK: tasksRecord
-	kindMeta    = "meta"     // jobs: metaRecord
 
 	historyJobs = "jobs" // subject of ended jobs: endedRecord
 
 	inlineTasks  = 16
 	recordSchema = 1
 )
-
-type metaRecord struct {
-	Schema int    `json:"schema"`
-	LastID uint64 `json:"last_id"`
-}
 
 type hotRecord struct {
 	Schema    int          `json:"schema"`
@@ -46,6 +41,7 @@ type hotRecord struct {
 	Canceling bool         `json:"canceling,omitempty"`
 	CancelWhy string       `json:"cancel_why,omitempty"`
 	Tasks     []taskRecord `json:"tasks,omitempty"`
+	Spec      *specRecord  `json:"spec,omitempty"` // absent: in a record of its own
 }
 
 type specRecord struct {
@@ -125,8 +121,14 @@ func (j *job) hot() hotRecord {
 	if j.inline() {
 		r.Tasks = j.taskRecords(0)
 	}
+	if j.smallSpec {
+		s := j.specRecord()
+		r.Spec = &s
+	}
 	return r
 }
+
+func (j *job) specRecord() specRecord { return specRecord{recordSchema, j.owner, j.spec} }
 
 func (j *job) taskRecords(chunk int) []taskRecord {
 	lo := chunk * inlineTasks
@@ -138,26 +140,22 @@ func (j *job) taskRecords(chunk int) []taskRecord {
 	return recs
 }
 
-// mustJSON encodes records, which hold nothing that JSON cannot.
+// mustJSON encodes records and messages, which hold nothing that JSON cannot.
+// It leaves <, > and & as they are: they are frequent in arguments.
 func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic(fmt.Sprintf("encoding a record: %v", err))
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
 // loadJobs reads every job of the store.
 func loadJobs(st store.Interface) (map[uint64]*job, uint64, error) {
 	jobs := map[uint64]*job{}
 	var last uint64
-	if r, ok := st.Get(kindMeta, "jobs"); ok {
-		var m metaRecord
-		if err := json.Unmarshal(r.Data, &m); err != nil {
-			return nil, 0, fmt.Errorf("reading record %s of jobs: %w", kindMeta, err)
-		}
-		last = m.LastID
-	}
 	for _, r := range st.List(kindJob) {
 		j, err := loadJob(st, r)
 		if err != nil {
@@ -186,6 +184,9 @@ func loadJobs(st store.Interface) (map[uint64]*job, uint64, error) {
 	}
 	for _, j := range jobs {
 		j.count()
+		if j.live == 0 && !j.state.Ended() {
+			j.settle(j.lastEnd()) // the head stopped between two records of one change
+		}
 	}
 	return jobs, last, nil
 }
@@ -202,13 +203,17 @@ func loadJob(st store.Interface, r store.Record) (*job, error) {
 	if hot.Schema > recordSchema {
 		return nil, fmt.Errorf("schema %d is newer than this head knows (%d); use the newer muster", hot.Schema, recordSchema)
 	}
-	cold, ok := st.Get(kindJobSpec, r.ID)
-	if !ok {
-		return nil, fmt.Errorf("its %s record is missing", kindJobSpec)
-	}
 	var spec specRecord
-	if err := json.Unmarshal(cold.Data, &spec); err != nil {
-		return nil, err
+	if hot.Spec != nil {
+		spec = *hot.Spec
+	} else {
+		cold, ok := st.Get(kindJobSpec, r.ID)
+		if !ok {
+			return nil, fmt.Errorf("its %s record is missing", kindJobSpec)
+		}
+		if err := json.Unmarshal(cold.Data, &spec); err != nil {
+			return nil, err
+		}
 	}
 	on, err := parseOn(spec.Spec.On)
 	if err != nil {
@@ -216,7 +221,7 @@ func loadJob(st store.Interface, r store.Record) (*job, error) {
 	}
 	j := newJob(id, spec.Owner, spec.Spec, on, hot.Submitted)
 	j.state, j.reason, j.started, j.ended, j.exit = hot.State, hot.Reason, hot.Started, hot.Ended, hot.Exit
-	j.canceling, j.cancelWhy, j.durable = hot.Canceling, hot.CancelWhy, true
+	j.canceling, j.cancelWhy, j.durable, j.smallSpec = hot.Canceling, hot.CancelWhy, true, hot.Spec != nil
 	for i, t := range hot.Tasks {
 		if i < len(j.tasks) {
 			j.tasks[i] = t.task()

@@ -85,6 +85,8 @@ type job struct {
 	feed    *feed
 	relay   *relay
 	durable bool // its record was committed once
+
+	smallSpec bool // its specification is in the hot record
 }
 
 func newJob(id uint64, owner api.Owner, spec api.JobSpec, on []string, now time.Time) *job {
@@ -118,10 +120,11 @@ func (j *job) place(i int, node, boot, why string) {
 	j.queued--
 }
 
-// unplace takes a task back whose start never reached its node.
+// unplace takes a task back whose start never reached its node, unless the
+// job is being canceled.
 func (j *job) unplace(i int) bool {
 	t := &j.tasks[i]
-	if t.phase != phasePlaced {
+	if t.phase != phasePlaced || j.canceling {
 		return false
 	}
 	t.phase, t.node, t.boot, t.why = phaseQueued, "", "", ""
@@ -266,6 +269,17 @@ func (j *job) settle(now time.Time) {
 	default:
 		j.reason = ""
 	}
+}
+
+// lastEnd is when the last of its tasks ended.
+func (j *job) lastEnd() time.Time {
+	var last time.Time
+	for i := range j.tasks {
+		if e := j.tasks[i].ended; e.After(last) {
+			last = e
+		}
+	}
+	return last
 }
 
 // failure says in one line what went wrong.

@@ -4,15 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
+	"strings"
 	"time"
 
 	"muster/api"
 	"muster/headnode/store"
 )
 
-// commitOps is the most changes that go into one batch of the store.
-const commitOps = 256
+const (
+	// commitOps is the most changes that go into one batch of the store.
+	commitOps = 256
+	// fewOps is up to how many changes are cheaper one by one, each with its
+	// sync, than as a batch: JetStream makes and removes a folder for every
+	// batch (measured: 1.1 ms for a record, 12 ms for a batch of two).
+	fewOps = 8
+	// inlineSpec is up to how many bytes of a specification are kept in the
+	// hot record, so that submitting a small job is one record.
+	inlineSpec = 450
+)
 
 // commitBatch is one round of the recorder. Those who changed something wait
 // for done; err is set before it is closed.
@@ -41,9 +51,10 @@ type dirtyJob struct {
 type recorder struct {
 	batch *commitBatch
 	dirty map[uint64]*dirtyJob
-	meta  bool              // the last job id changed
-	revs  map[string]uint64 // revision of each record by KIND/ID
+	gone  []store.Op // records that were deleted by others
 	wake  chan struct{}
+
+	revs map[string]uint64 // revision of each record by KIND/ID; the recorder's own
 }
 
 func newRecorder() *recorder {
@@ -109,7 +120,7 @@ func (js *jobs) record(ctx context.Context) error {
 func (js *jobs) recordRound(ctx context.Context) error {
 	js.mu.Lock()
 	r := js.rec
-	if len(r.dirty) == 0 && !r.meta {
+	if len(r.dirty) == 0 {
 		if b := r.batch; len(b.starts)+len(b.ended) == 0 {
 			r.batch = &commitBatch{done: make(chan struct{})}
 			js.mu.Unlock()
@@ -117,9 +128,13 @@ func (js *jobs) recordRound(ctx context.Context) error {
 			return nil
 		}
 	}
-	batch, dirty, meta := r.batch, r.dirty, r.meta
-	r.batch, r.dirty, r.meta = &commitBatch{done: make(chan struct{})}, map[uint64]*dirtyJob{}, false
-	ops := js.opsOf(dirty, meta)
+	batch, dirty := r.batch, r.dirty
+	r.batch, r.dirty = &commitBatch{done: make(chan struct{})}, map[uint64]*dirtyJob{}
+	ops := js.opsOf(dirty)
+	for _, op := range r.gone {
+		delete(r.revs, op.Kind+"/"+op.ID)
+	}
+	r.gone = nil
 	js.mu.Unlock()
 
 	err := js.commit(ctx, ops)
@@ -127,7 +142,7 @@ func (js *jobs) recordRound(ctx context.Context) error {
 	js.mu.Lock()
 	if err != nil {
 		batch.err = recordError(err)
-		js.keepDirty(dirty, meta, batch)
+		js.keepDirty(dirty, batch)
 	} else {
 		js.settled(dirty, batch)
 	}
@@ -141,24 +156,26 @@ func (js *jobs) recordRound(ctx context.Context) error {
 	return nil
 }
 
-// opsOf encodes the present state of dirty jobs. js.mu is held.
-func (js *jobs) opsOf(dirty map[uint64]*dirtyJob, meta bool) []store.Op {
+// opsOf encodes the present state of dirty jobs, the record that makes a job
+// exist behind those that it needs: written one by one, nothing half is ever
+// there. js.mu is held.
+func (js *jobs) opsOf(dirty map[uint64]*dirtyJob) []store.Op {
 	var ops []store.Op
-	if meta {
-		ops = append(ops, store.Op{Kind: kindMeta, ID: "jobs", Data: mustJSON(metaRecord{recordSchema, js.lastID})})
-	}
 	for id, d := range dirty {
 		j := js.jobs[id]
 		if j == nil {
 			continue
 		}
 		if !j.durable {
-			ops = append(ops, store.Op{Kind: kindJobSpec, ID: jobID(id), Data: mustJSON(specRecord{recordSchema, j.owner, j.spec})})
+			spec := mustJSON(j.specRecord())
+			if j.smallSpec = len(spec) <= inlineSpec; !j.smallSpec {
+				ops = append(ops, store.Op{Kind: kindJobSpec, ID: jobID(id), Data: spec})
+			}
 		}
-		ops = append(ops, store.Op{Kind: kindJob, ID: jobID(id), Data: mustJSON(j.hot())})
 		for c := range d.chunks {
 			ops = append(ops, store.Op{Kind: kindTasks, ID: chunkID(id, c), Data: mustJSON(tasksRecord{recordSchema, j.taskRecords(c)})})
 		}
+		ops = append(ops, store.Op{Kind: kindJob, ID: jobID(id), Data: mustJSON(j.hot())})
 	}
 	return ops
 }
@@ -167,8 +184,12 @@ func (js *jobs) opsOf(dirty map[uint64]*dirtyJob, meta bool) []store.Op {
 // revision that is not the expected one is what an earlier commit left that
 // failed half-way to us and not to the store: it is learned and overwritten.
 func (js *jobs) commit(ctx context.Context, ops []store.Op) error {
+	size := commitOps
+	if len(ops) <= fewOps {
+		size = 1
+	}
 	for len(ops) > 0 {
-		n := min(len(ops), commitOps)
+		n := min(len(ops), size)
 		if err := js.commitOnce(ctx, ops[:n]); err != nil {
 			if !errors.Is(err, store.ErrConflict) {
 				return err
@@ -217,9 +238,8 @@ func recordError(err error) error {
 
 // keepDirty puts back what a failed round did not write, but for jobs that
 // were never recorded: their submission fails and they never were. js.mu is held.
-func (js *jobs) keepDirty(dirty map[uint64]*dirtyJob, meta bool, b *commitBatch) {
+func (js *jobs) keepDirty(dirty map[uint64]*dirtyJob, b *commitBatch) {
 	r := js.rec
-	r.meta = r.meta || meta
 	for id, d := range dirty {
 		j := js.jobs[id]
 		if j == nil {
@@ -294,15 +314,38 @@ func (js *jobs) afterCommit(dirty map[uint64]*dirtyJob, b *commitBatch) {
 	}
 }
 
-// removeOps are the changes that delete every record of a job.
-func removeOps(j *job, st store.Interface) []store.Op {
-	ops := []store.Op{{Kind: kindJob, ID: jobID(j.id)}, {Kind: kindJobSpec, ID: jobID(j.id)}}
+// removeOps are the changes that delete every record of a job, the one that
+// makes it exist first: what a stop in between leaves is swept at the next start.
+func (js *jobs) removeOps(j *job) []store.Op {
+	ops := []store.Op{{Kind: kindJob, ID: jobID(j.id), Expect: store.AnyRev}}
+	if !j.smallSpec {
+		ops = append(ops, store.Op{Kind: kindJobSpec, ID: jobID(j.id), Expect: store.AnyRev})
+	}
 	if !j.inline() {
 		for c := range chunkOf(len(j.tasks)-1) + 1 {
-			if _, ok := st.Get(kindTasks, jobID(j.id)+"-"+strconv.Itoa(c)); ok {
-				ops = append(ops, store.Op{Kind: kindTasks, ID: chunkID(j.id, c)})
+			if _, ok := js.cfg.Store.Get(kindTasks, chunkID(j.id, c)); ok {
+				ops = append(ops, store.Op{Kind: kindTasks, ID: chunkID(j.id, c), Expect: store.AnyRev})
 			}
 		}
 	}
 	return ops
+}
+
+// sweepRecords deletes records of jobs that do not exist.
+func (js *jobs) sweepRecords(ctx context.Context) error {
+	var ops []store.Op
+	for _, kind := range []string{kindJobSpec, kindTasks} {
+		for _, r := range js.cfg.Store.List(kind) {
+			id, _, _ := strings.Cut(r.ID, "-")
+			if _, ok := js.cfg.Store.Get(kindJob, id); !ok {
+				ops = append(ops, store.Op{Kind: kind, ID: r.ID, Expect: store.AnyRev})
+			}
+		}
+	}
+	for chunk := range slices.Chunk(ops, commitOps) {
+		if _, err := js.cfg.Store.Commit(ctx, chunk...); err != nil {
+			return fmt.Errorf("sweeping records of jobs: %w", err)
+		}
+	}
+	return nil
 }

@@ -17,13 +17,14 @@ import (
 
 // Limits of a job.
 const (
-	maxTasks    = 10000
-	maxCores    = 4096
-	maxStrings  = 512 << 10 // bytes of argv and env together: they travel in one message
-	maxString   = 128 << 10 // of one of them: MAX_ARG_STRLEN of Linux
-	maxJobFiles = 1000
-	maxName     = 128
-	maxFileSize = 4 << 30
+	maxJobTasks  = 10000
+	maxTaskCores = 4096
+	maxStrings   = 512 << 10 // bytes of argv and env together: they travel in one message
+	maxSpec      = 900 << 10 // bytes of the whole specification as JSON
+	maxString    = 128 << 10 // of one of them: MAX_ARG_STRLEN of Linux
+	maxJobFiles  = 1000
+	maxName      = 128
+	maxFileSize  = 4 << 30
 )
 
 func tooLarge(hint, format string, args ...any) error {
@@ -45,10 +46,10 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 	}
 	s.Cores = max(s.Cores, 1)
 	switch {
-	case s.Tasks < 0 || s.Tasks > maxTasks:
-		return s, nil, tooLarge("split it into several jobs", "%d tasks; a job has 1 to %d", s.Tasks, maxTasks)
-	case s.Cores > maxCores:
-		return s, nil, invalid("", "%d cores for a task; at most %d can be asked for", s.Cores, maxCores)
+	case s.Tasks < 0 || s.Tasks > maxJobTasks:
+		return s, nil, tooLarge("split it into several jobs", "%d tasks; a job has 1 to %d", s.Tasks, maxJobTasks)
+	case s.Cores > maxTaskCores:
+		return s, nil, invalid("", "%d cores for a task; at most %d can be asked for", s.Cores, maxTaskCores)
 	case s.MemMiB < 0:
 		return s, nil, invalid("", "memory of %d MiB", s.MemMiB)
 	case len(s.Name) > maxName:
@@ -152,6 +153,9 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 	if err := checkNodes(nodes, on, spec); err != nil {
 		return api.Job{}, err
 	}
+	if n := len(mustJSON(spec)); n > maxSpec {
+		return api.Job{}, tooLarge("send long lists in a file (--send FILE)", "the job has %d bytes as JSON; at most %d are taken", n, maxSpec)
+	}
 
 	js.mu.Lock()
 	if v, b, ok := js.submitted(owner, spec.RequestID); ok {
@@ -163,7 +167,6 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 		return api.Job{}, err
 	}
 	js.lastID++
-	js.rec.meta = true
 	j := newJob(js.lastID, owner, spec, on, js.cfg.Now().UTC())
 	js.equip(j)
 	js.jobs[j.id] = j
@@ -197,8 +200,8 @@ func (js *jobs) submitted(owner api.Owner, request string) (api.Job, *commitBatc
 	if j := js.jobs[id]; j != nil {
 		return js.viewLocked(j), b, true
 	}
-	if e := js.history.find(id); e != nil {
-		return e.Job, b, true
+	if e := js.history.byID[id]; e != nil {
+		return e.job(), b, true
 	}
 	return api.Job{}, nil, false
 }
@@ -276,19 +279,17 @@ func (js *jobs) Get(ctx context.Context, id uint64) (api.Job, error) {
 		js.mu.Unlock()
 		return v, nil
 	}
-	e := js.history.find(id)
+	e := js.history.byID[id]
 	last := js.lastID
 	js.mu.Unlock()
-	if e != nil {
-		return e.Job, nil
-	}
-	if id <= last {
-		if e, err := findInHistory(ctx, js.cfg.Store, id); err != nil || e != nil {
-			if err != nil {
-				return api.Job{}, err
-			}
-			return e.Job, nil
+	if e == nil && id <= last {
+		var err error
+		if e, err = findInHistory(ctx, js.cfg.Store, id); err != nil {
+			return api.Job{}, err
 		}
+	}
+	if e != nil {
+		return e.job(), nil
 	}
 	return api.Job{}, noJob(id)
 }

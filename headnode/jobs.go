@@ -130,15 +130,18 @@ func newJobs(cfg jobsConfig) (*jobs, error) {
 	if js.history, err = loadHistory(cfg.Store); err != nil {
 		return nil, err
 	}
-	js.lastID = max(js.lastID, js.history.lastID())
-	for _, kind := range []string{kindJob, kindJobSpec, kindTasks, kindMeta} {
+	js.lastID = max(js.lastID, js.history.lastID)
+	if err := js.sweepRecords(context.Background()); err != nil {
+		return nil, err
+	}
+	for _, kind := range []string{kindJob, kindJobSpec, kindTasks} {
 		for _, r := range cfg.Store.List(kind) {
 			js.rec.revs[kind+"/"+r.ID] = r.Rev
 		}
 	}
 	for _, e := range js.history.recent {
 		if e.RequestID != "" {
-			js.requests[requestKey{e.Job.Owner.UID, e.RequestID}] = e.Job.ID
+			js.requests[requestKey{e.UID, e.RequestID}] = e.ID
 		}
 	}
 	for _, j := range js.jobs {

@@ -74,7 +74,7 @@ func TestSubmitRefuses(t *testing.T) {
 		msg  string
 	}{
 		"no program":      {api.JobSpec{}, api.CodeInvalid, "no program"},
-		"too many tasks":  {api.JobSpec{Argv: []string{"x"}, Tasks: maxTasks + 1}, api.CodeTooLarge, "10001 tasks"},
+		"too many tasks":  {api.JobSpec{Argv: []string{"x"}, Tasks: maxJobTasks + 1}, api.CodeTooLarge, "10001 tasks"},
 		"long argument":   {api.JobSpec{Argv: []string{"x", big}}, api.CodeTooLarge, "an argument has"},
 		"large env":       {api.JobSpec{Argv: []string{"x"}, Env: manyEnv()}, api.CodeTooLarge, "together"},
 		"bad env":         {api.JobSpec{Argv: []string{"x"}, Env: []string{"novalue"}}, api.CodeInvalid, "not KEY=value"},
@@ -203,10 +203,12 @@ func TestLinkCut(t *testing.T) {
 	if got.err != nil {
 		t.Fatal(got.err)
 	}
-	want, _ := io.ReadAll(io.LimitReader(pattern{}, 64<<10))
-	_ = want
-	if got.out.Len() != size || got.job.Tasks[0].Output != size {
-		t.Errorf("output has %d bytes, the job says %d, want %d", got.out.Len(), got.job.Tasks[0].Output, size)
+	want, err := io.ReadAll(io.LimitReader(&pattern{}, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.out.Bytes(), want) || got.job.Tasks[0].Output != size {
+		t.Errorf("output has %d bytes and differs, the job says %d, want %d", got.out.Len(), got.job.Tasks[0].Output, size)
 	}
 }
 

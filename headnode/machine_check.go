@@ -15,10 +15,10 @@ import (
 
 // Bounds of what a stranger may say of itself.
 const (
-	maxText  = 200
-	maxMACs  = 16
-	maxTasks = 4096
-	maxCores = 1 << 14
+	maxText      = 200
+	maxMACs      = 16
+	maxHeldTasks = 4096
+	maxNodeCores = 1 << 14
 )
 
 // normalMAC reads a hardware address in any usual spelling and writes it as
@@ -89,7 +89,7 @@ func cleanFacts(req *api.JoinRequest) {
 		}
 	}
 	hw.MACs = macs
-	hw.Cores = min(max(hw.Cores, 0), maxCores)
+	hw.Cores = min(max(hw.Cores, 0), maxNodeCores)
 	hw.MemoryMiB = min(max(hw.MemoryMiB, 0), 1<<30)
 	req.Speed = cleanSpeed(req.Speed)
 	if addr, err := netip.ParseAddr(req.IP); err != nil {
@@ -97,7 +97,7 @@ func cleanFacts(req *api.JoinRequest) {
 	} else {
 		req.IP = addr.Unmap().WithZone("").String()
 	}
-	req.Tasks = req.Tasks[:min(len(req.Tasks), maxTasks)]
+	req.Tasks = req.Tasks[:min(len(req.Tasks), maxHeldTasks)]
 }
 
 // cleanSpeed bounds a measured speed; what is none is 0, not measured.
@@ -112,7 +112,7 @@ func cleanSpeed(v float64) float64 {
 func cleanHeartbeat(hb *api.Heartbeat) {
 	hb.BootID = cleanText(hb.BootID)
 	hb.Speed = cleanSpeed(hb.Speed)
-	hb.Tasks = hb.Tasks[:min(len(hb.Tasks), maxTasks)]
+	hb.Tasks = hb.Tasks[:min(len(hb.Tasks), maxHeldTasks)]
 	l := &hb.Load
 	for _, v := range []*float64{&l.Runnable, &l.CPUBusy, &l.MemPressure, &l.UptimeSecond} {
 		if !(*v >= 0) {

@@ -346,6 +346,7 @@ func (n *Nodes) approved(a approval, rev uint64, actor string) api.Node {
 			n.wire.Kick(former)
 		}
 	}
+	n.machines[into.id] = into
 	into.machineRecord, into.rev = a.rec, rev
 	into.lastHeard, into.interval, into.bootSeen = n.cfg.Now(), n.interval, time.Time{}
 	into.stage, into.waitsFor, into.waitWhy = "", "", ""

@@ -258,3 +258,8 @@ func (fakeEnroll) Get() api.Enrollment { return api.Enrollment{Policy: "test"} }
 func (fakeBoot) BootDecision(q api.BootQuery) api.BootDecision {
 	return api.BootDecision{Answer: true, HostName: q.MAC}
 }
+
+// clientOutput are options of a run that hands its output to f.
+func clientOutput(f func([]byte) error) client.RunOptions {
+	return client.RunOptions{Output: func(_ int, _ api.Stream, b []byte) error { return f(b) }}
+}
