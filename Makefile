@@ -6,7 +6,6 @@ SHELL := /bin/bash
 
 GO       ?= go
 PAYLOAD  := cmd/muster/payload
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SRC      := $(shell find api builder cmd headnode images initramfs internal nodeagent pxe console -name '*.go' -not -path '*/testdata/*' 2>/dev/null) go.mod go.sum
 IMAGES   := build/compute-vm/manifest.json
 CHECKED  := ./...
@@ -35,16 +34,16 @@ build: go-version bin/muster ## build bin/muster with everything an image needs 
 
 bin/muster: $(SRC) $(PAYLOAD)/bb.zst $(PAYLOAD)/muster-agent.zst $(wildcard images/*.yaml images/keys/*)
 	@echo "building bin/muster"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $@ ./cmd/muster
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/muster
 
 $(PAYLOAD)/muster-agent.zst: $(SRC)
 	@echo "building the node's programs"
 	@$(GO) run ./internal/mkpayload -o $(PAYLOAD)
 	@touch $@
 
-$(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/mkbb/*.go initramfs/commands/*.go)
+$(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/*.go initramfs/mkbb/*.go initramfs/commands/*.go initramfs/cmds/*/*.go)
 	@echo "building the u-root tools (a minute or two the first time)"
-	@$(GO) run ./initramfs/mkbb -o $(PAYLOAD)
+	@$(GO) run ./initramfs/mkbb -out $(PAYLOAD)
 	@touch $@
 
 images: build $(IMAGES) ## build the image of the demo and the tests

@@ -1,4 +1,108 @@
-// Command muster-init is part of muster.
+// Command muster-init is the first process of a task's pid namespace.
+//
+// It gives the task its host name, /proc and private temporary folders, gives
+// up every right that the task's user does not have, starts the program in a
+// session of its own, passes signals on to the program's process group,
+// reaps what is orphaned, and ends when the program does; the kernel
+// then kills what is left in the namespace.
+//
+// It is started by the task's shim with the program's standard input,
+// output and error as 0, 1 and 2, a file with its orders as 3 (config.go) and
+// a pipe as 4 on which it says, a line each, what became of the program
+// (report.go). The program inherits neither. muster-init imports nothing but
+// the standard library's thinnest parts: it stays in memory with each task, and
+// it must be found at one path on every node that a task may move to.
+//
+//go:debug containermaxprocs=0
 package main
 
-func main() {}
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// The descriptors that the shim passes.
+const (
+	fdConfig = 3
+	fdReport = 4
+)
+
+func main() {
+	inherit()
+	// Signals that come while the program is being started are kept, and
+	// passed on as soon as it runs.
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+
+	c, err := readConfig(fdConfig)
+	syscall.Close(fdConfig)
+	if err == nil {
+		err = prepare(c)
+	}
+	if err != nil {
+		fail(exitNoStart, err.Error())
+	}
+	pid, ferr := start(c)
+	if ferr != nil {
+		fail(ferr.code, ferr.text)
+	}
+	letGo()
+	report("started", pid)
+	go forward(signals, pid)
+	ws := reap(pid)
+	if ws.Signaled() {
+		report("signal", int(ws.Signal()))
+		syscall.Exit(128 + int(ws.Signal()))
+	}
+	report("exit", ws.ExitStatus())
+	syscall.Exit(ws.ExitStatus())
+}
+
+// inherit keeps the descriptors that the shim passed on purpose and closes all
+// others: whatever a shim was started with, no task has it. (The Go runtime
+// holds none of its own here: containermaxprocs=0 keeps it from opening its
+// cgroup.)
+func inherit() {
+	const sysCloseRange = 436
+	syscall.RawSyscall(sysCloseRange, fdReport+1, ^uintptr(0)>>32, 0)
+	syscall.CloseOnExec(fdConfig)
+	syscall.CloseOnExec(fdReport)
+}
+
+// signalStop stands for SIGSTOP, which cannot be caught, on the way from the
+// shim to the program.
+const signalStop = syscall.Signal(63)
+
+// forward sends signals to the program's process group.
+func forward(c <-chan os.Signal, pid int) {
+	for s := range c {
+		n, ok := s.(syscall.Signal)
+		switch {
+		// SIGURG is the Go runtime's own, SIGCHLD tells of a child's end, SIGPIPE
+		// of a shim that is gone.
+		case !ok || n == syscall.SIGURG || n == syscall.SIGCHLD || n == syscall.SIGPIPE:
+			continue
+		case n == signalStop:
+			n = syscall.SIGSTOP
+		}
+		syscall.Kill(-pid, n)
+	}
+}
+
+// reap collects every child until the program has ended, and returns how.
+func reap(program int) syscall.WaitStatus {
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0xff00 // no child left and the program not seen: cannot be
+		}
+		if pid == program && (ws.Exited() || ws.Signaled()) {
+			return ws
+		}
+	}
+}

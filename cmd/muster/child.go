@@ -27,8 +27,18 @@ var childBodies = map[string]func(ctx context.Context, env childEnv) error{
 type childEnv struct {
 	opts  headOptions
 	log   *slog.Logger
-	file  func(name string) (*os.File, error)
+	files map[string]uintptr // descriptors of the sockets by name
 	ready func()
+}
+
+// file takes a socket over.
+func (e childEnv) file(name string) (*os.File, error) {
+	fd, ok := e.files[name]
+	if !ok {
+		return nil, fmt.Errorf("the keeper passed no socket %s", name)
+	}
+	syscall.CloseOnExec(int(fd))
+	return os.NewFile(fd, name), nil
 }
 
 // listener returns a socket as a listener.
@@ -79,16 +89,9 @@ func childMain(ctx context.Context, name string, body func(context.Context, chil
 	in.Close()
 	out := os.NewFile(childReadyFD, "ready")
 	return body(ctx, childEnv{
-		opts: cfg.Head,
-		log:  newLogger(os.Stderr, cfg.Head.Verbose).With("part", name),
-		file: func(name string) (*os.File, error) {
-			fd, ok := cfg.Files[name]
-			if !ok {
-				return nil, fmt.Errorf("the keeper passed no socket %s", name)
-			}
-			syscall.CloseOnExec(int(fd))
-			return os.NewFile(fd, name), nil
-		},
+		opts:  cfg.Head,
+		log:   newLogger(os.Stderr, cfg.Head.Verbose).With("part", name),
+		files: cfg.Files,
 		ready: func() {
 			if _, err := out.WriteString("ready\n"); err == nil {
 				out.Close()

@@ -12,9 +12,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by make; a plain go build shows the module's own.
-var version string
-
 // The exit statuses beside 0. `muster run` has its own, those of its job.
 const (
 	exitFailed = 1 // it could not be done

@@ -1,0 +1,178 @@
+package builder
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"muster/builder/deb"
+	"muster/images"
+	"muster/initramfs"
+)
+
+// initramfsFile is the compressed archive.
+type initramfsFile struct{ File deb.FileHash }
+
+func (f initramfsFile) blobs() []deb.FileHash { return []deb.FileHash{f.File} }
+
+// initramfsStep assembles and compresses the initramfs. Its bytes follow from the image
+// ID alone.
+func initramfsStep(ctx context.Context, cfg Config, c *cache, ids ids, k kernelFiles, commands []goCommand, mtime time.Time) (initramfsFile, bool, error) {
+	return runStep(ctx, c, "initramfs", ids, func() (initramfsFile, error) {
+		t, err := assemble(cfg, c, ids, k, commands, mtime)
+		if err != nil {
+			return initramfsFile{}, fmt.Errorf("assembling initramfs: %w", err)
+		}
+		compression := initramfs.ZstdBest
+		if cfg.Fast {
+			compression = initramfs.Zstd
+		}
+		file, err := c.put(func(f *os.File) error {
+			w := bufio.NewWriterSize(&contextWriter{ctx: ctx, w: f}, 1<<20)
+			_, err := initramfs.WriteSegments(w, initramfs.Segment{Name: "base", Tree: t, Compression: compression})
+			return errors.Join(err, w.Flush())
+		})
+		return initramfsFile{file}, err
+	})
+}
+
+// contextWriter ends a long write when the build is canceled.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c *contextWriter) Write(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
+}
+
+// assemble makes the tree that docs/initramfs.md describes.
+func assemble(cfg Config, c *cache, ids ids, k kernelFiles, commands []goCommand, mtime time.Time) (*initramfs.Tree, error) {
+	t := initramfs.NewTree(mtime)
+	err := errors.Join(
+		addFolders(t, k.Release),
+		addPrograms(t, cfg, commands),
+		addBlobs(t, c, k),
+		addTexts(t, ids, k),
+		addFiles(t, cfg.Definition),
+	)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.AddBytes("etc/muster/files", 0o644, fileList(t), "muster"); err != nil {
+		return nil, err
+	}
+	return t, t.Check()
+}
+
+func addFolders(t *initramfs.Tree, release string) error {
+	var errs []error
+	for _, d := range []struct {
+		path string
+		mode uint32
+	}{
+		{"dev", 0o755}, {"proc", 0o555}, {"sys", 0o555}, {"run", 0o755}, {"tmp", 0o1777}, {"root", 0o700},
+		{"var", 0o755}, {"mnt", 0o755}, {"etc", 0o755}, {"lib/modules/" + release, 0o755},
+	} {
+		errs = append(errs, t.AddDir(d.path, d.mode, "muster"))
+	}
+	return errors.Join(errs...)
+}
+
+func addPrograms(t *initramfs.Tree, cfg Config, commands []goCommand) error {
+	errs := []error{
+		t.AddBytes("init", 0o755, cfg.Agent, "the agent"),
+		t.AddSymlink("sbin/modprobe", "/init", "the agent"),
+		t.AddBytes("usr/lib/muster/init", 0o755, cfg.Init, "muster-init"),
+		cfg.BusyboxInfo.AddTo(t, cfg.Busybox, cfg.Definition.Commands),
+		t.AddSymlink("bbin", "bin", "muster"),
+	}
+	for _, c := range commands {
+		errs = append(errs, t.AddBytes("bin/"+c.Name, 0o755, c.data, "go-commands: "+c.Name))
+	}
+	return errors.Join(errs...)
+}
+
+// addBlobs adds what comes from packages.
+func addBlobs(t *initramfs.Tree, c *cache, k kernelFiles) error {
+	add := func(name string, blob deb.FileHash, source string) error {
+		return t.Add(initramfs.Entry{
+			Path: name, Type: initramfs.File, Mode: 0o644, Size: blob.Size, Source: source,
+			Open: func() (io.ReadCloser, error) { return c.open(blob) },
+		})
+	}
+	errs := []error{add("modules.sqfs", k.Modules, "the kernel package")}
+	for _, m := range k.Early {
+		errs = append(errs, add(strings.TrimPrefix(earlyPath(k.Release, m.Name), "/"), m.FileHash, "the kernel package"))
+	}
+	for _, f := range k.Firmware {
+		errs = append(errs, add("lib/firmware/"+f.Name, f.FileHash, "a firmware package"))
+	}
+	return errors.Join(errs...)
+}
+
+func earlyPath(release, file string) string {
+	return path.Join("/lib/modules", release, "early", file)
+}
+
+const (
+	passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+	group  = "root:x:0:\nnogroup:x:65534:\n"
+)
+
+func addTexts(t *initramfs.Tree, ids ids, k kernelFiles) error {
+	var early strings.Builder
+	for _, m := range k.Early {
+		early.WriteString(earlyPath(k.Release, m.Name) + "\n")
+	}
+	var errs []error
+	for name, text := range map[string]string{
+		"etc/muster/image":   ids.Image + "\n",
+		"etc/muster/runtime": ids.Runtime + "\n",
+		"etc/muster/early":   early.String(),
+	} {
+		errs = append(errs, t.AddBytes(name, 0o644, []byte(text), "muster"))
+	}
+	return errors.Join(errs...)
+}
+
+// addFiles adds the files of the definition, and passwd and group where it
+// does not bring its own.
+func addFiles(t *initramfs.Tree, d *images.Definition) error {
+	var errs []error
+	for _, f := range d.Files {
+		errs = append(errs, t.Add(initramfs.Entry{
+			Path: f.Path, Type: initramfs.File, Mode: uint32(f.Mode), UID: f.Owner.UID, GID: f.Owner.GID,
+			Data: f.Data, Source: "definition " + d.Name,
+		}))
+	}
+	for name, text := range map[string]string{"etc/passwd": passwd, "etc/group": group} {
+		if t.Lookup(name) == nil {
+			errs = append(errs, t.AddBytes(name, 0o644, []byte(text), "muster"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fileList lists the regular files with their sizes, so that PID 1 can tell
+// whether the kernel unpacked all of them.
+func fileList(t *initramfs.Tree) []byte {
+	var b bytes.Buffer
+	escape := strings.NewReplacer("\\", `\\`, "\n", `\n`)
+	for e := range t.All() {
+		if e.Type == initramfs.File {
+			fmt.Fprintf(&b, "%d /%s\n", e.Size, escape.Replace(e.Path))
+		}
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,232 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"muster/builder/deb"
+	"muster/images"
+	"muster/initramfs"
+)
+
+// format is the number of the way in which artifacts are made. It changes when
+// the same inputs give other bytes.
+const format = 1
+
+// Config is what [Build] needs.
+type Config struct {
+	Definition *images.Definition // as [images.Load] returns it; required
+
+	// The programs of an image, not compressed; all required.
+	Agent       []byte // muster-agent: PID 1 and agent
+	Init        []byte // muster-init
+	Busybox     []byte
+	BusyboxInfo *initramfs.Busybox
+
+	Out   string // folder for the artifacts; required, made if need be
+	Cache string // folder of the cache, see [CacheDir]; required
+
+	// LockFile is read where it is there, and written where it is not. "": lock.json in
+	// Out, which a definition that asks for other packages replaces.
+	LockFile string
+	Update   bool // take the newest packages and write a new lock
+	Fast     bool // compress less: a second sooner, a tenth more bytes, and another image ID
+
+	// Time of all files in the artifacts; zero: the date of the lock. It is
+	// what SOURCE_DATE_EPOCH is for.
+	Time time.Time
+
+	Host     fs.FS            // root of the host, for apt's sources; nil: do not look
+	HTTP     *http.Client     // nil: the client of package deb
+	Keyring  []byte           // that archives are verified with; nil: the keys that muster has
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger     // nil: no log
+	Progress func(Event)      // nil: nobody looks. May be called from any goroutine, one call at a time.
+
+	lockNamed bool // the caller chose LockFile
+}
+
+// CacheDir returns the cache of the user: $XDG_CACHE_HOME/muster, or
+// ~/.cache/muster. getenv is os.Getenv.
+func CacheDir(getenv func(string) string) (string, error) {
+	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "muster"), nil
+	}
+	if home := getenv("HOME"); home != "" {
+		return filepath.Join(home, ".cache", "muster"), nil
+	}
+	return "", errors.New("no folder for the cache: neither XDG_CACHE_HOME nor HOME is set")
+}
+
+// Build makes the image that cfg.Definition describes in cfg.Out: vmlinuz,
+// initramfs.zst, the network boot programs and, last, manifest.json. An image that is
+// there already and whole is left as it is.
+//
+// Several builds may run at once, with one cache and even with one Out.
+func Build(ctx context.Context, cfg Config) (*images.Manifest, error) {
+	m, err := build(ctx, cfg)
+	if err != nil && cfg.Definition != nil {
+		err = fmt.Errorf("building %s: %w", cfg.Definition.Name, err)
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("%w; make room for %s and %s, or set XDG_CACHE_HOME to a folder on another disk", err, cfg.Cache, cfg.Out)
+	}
+	return m, err
+}
+
+func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
+	cfg, err := complete(cfg)
+	if err != nil {
+		return nil, err
+	}
+	store, err := openCache(cfg.Cache, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	client, err := newClient(cfg, store)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockFor(ctx, cfg, during(StepLock, cfg, client))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress(Event{Step: StepLock, End: true, Detail: lockDetail(lock)})
+	kernel, cached, err := kernelStep(ctx, cfg, store, during(StepKernel, cfg, client), lock)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress(Event{Step: StepKernel, End: true, Cached: cached, Detail: fmt.Sprintf("%s, %d modules", kernel.Release, kernel.Count)})
+	loaders, cached, err := loaderStep(ctx, cfg, store, during(StepLoaders, cfg, client), lock)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress(Event{Step: StepLoaders, End: true, Cached: cached})
+	commands, err := buildGoCommands(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	ids := computeIDs(cfg, lock, kernel, commands)
+	archive, cached, err := initramfsStep(ctx, cfg, store, ids, kernel, commands, imageTime(cfg, lock))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress(Event{Step: StepInitramfs, End: true, Cached: cached, Detail: fmt.Sprintf("%.1f MB", float64(archive.File.Size)/1e6)})
+	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive)
+	if err := write(ctx, cfg.Out, store, manifest); err != nil {
+		return nil, err
+	}
+	cfg.Progress(Event{Step: StepWrite, End: true, Detail: cfg.Out})
+	return manifest, nil
+}
+
+// complete checks cfg and fills in defaults.
+func complete(cfg Config) (Config, error) {
+	switch {
+	case cfg.Definition == nil:
+		return cfg, errors.New("no definition was given")
+	case len(cfg.Agent) == 0, len(cfg.Init) == 0, len(cfg.Busybox) == 0, cfg.BusyboxInfo == nil:
+		return cfg, errors.New("this muster was built without agent, muster-init or busybox; run make")
+	case cfg.Out == "" || cfg.Cache == "":
+		return cfg, errors.New("no folder for artifacts or cache was given")
+	}
+	cfg.lockNamed = cfg.LockFile != ""
+	if !cfg.lockNamed {
+		cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(Event) {}
+	}
+	if err := cfg.Definition.Check(); err != nil {
+		return cfg, err
+	}
+	return cfg, os.MkdirAll(cfg.Out, 0o755)
+}
+
+func newClient(cfg Config, store deb.Store) (*deb.Client, error) {
+	origin, err := images.OriginOf(cfg.Definition.Suite)
+	if err != nil {
+		return nil, err
+	}
+	keys := cfg.Keyring
+	if keys == nil {
+		keys = images.Keyring(origin)
+	}
+	mirrors := deb.Mirrors{Given: cfg.Definition.Mirror, NoDefault: origin != images.Debian}
+	if cfg.Host != nil && origin == images.Debian {
+		mirrors.Host = deb.HostSources(cfg.Host)
+	}
+	return deb.NewClient(deb.Config{
+		Mirrors: mirrors, Keyring: keys, Origin: string(origin), Arch: cfg.Definition.Arch,
+		Store: store, HTTP: cfg.HTTP, Now: cfg.Now, Log: cfg.Log,
+	}), nil
+}
+
+// during returns client with its transfers shown as part of step.
+func during(step Step, cfg Config, client *deb.Client) *deb.Client {
+	return client.WithProgress(func(name string, done, total int64) {
+		cfg.Progress(Event{Step: step, Detail: "fetching " + name, Done: done, Total: total})
+	})
+}
+
+// imageTime is the time of every file in the artifacts.
+func imageTime(cfg Config, lock *images.Lock) time.Time {
+	t := lock.Date
+	if !cfg.Time.IsZero() {
+		t = cfg.Time
+	}
+	return t.UTC().Truncate(time.Second)
+}
+
+func lockDetail(lock *images.Lock) string {
+	for _, p := range lock.ByRole(images.RoleKernel) {
+		return p.Name + " " + p.Version
+	}
+	return ""
+}
+
+// ids are the two names of an image.
+type ids struct {
+	Image   string
+	Runtime string
+}
+
+// computeIDs hashes what an image is made from, before it is made.
+func computeIDs(cfg Config, lock *images.Lock, k kernelFiles, commands []goCommand) ids {
+	image := struct {
+		Format          int         `json:"format"`
+		Definition      string      `json:"definition"`
+		Lock            string      `json:"lock"`
+		Agent           string      `json:"agent"`
+		Init            string      `json:"init"`
+		Busybox         string      `json:"busybox"`
+		BusyboxCommands []string    `json:"busybox_commands"`
+		GoCommands      []goCommand `json:"go_commands"`
+		Time            time.Time   `json:"time"`
+		Release         bool        `json:"release"`
+	}{
+		format, cfg.Definition.Hash(), lock.Hash(), hashBytes(cfg.Agent), hashBytes(cfg.Init), hashBytes(cfg.Busybox),
+		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast,
+	}
+	runtime := struct {
+		Format  int    `json:"format"`
+		Kernel  string `json:"kernel"`
+		Modules string `json:"modules"`
+		Init    string `json:"init"`
+	}{format, k.Vmlinuz.SHA256, k.ModulesID, hashBytes(cfg.Init)}
+	return ids{Image: hashOf(image), Runtime: hashOf(runtime)}
+}

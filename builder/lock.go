@@ -1,0 +1,228 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"muster/builder/deb"
+	"muster/images"
+)
+
+// loaderPackage is the Debian package of the network boot programs.
+const loaderPackage = "ipxe"
+
+// maxKernelDepth bounds how far a kernel meta package may be from its kernel.
+const maxKernelDepth = 4
+
+// lockFor returns the lock to build from: the one in cfg.LockFile where it fits the
+// definition, else one that is resolved now and written there.
+func lockFor(ctx context.Context, cfg Config, client *deb.Client) (*images.Lock, error) {
+	old, err := readLock(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && !cfg.Update {
+		return old, nil
+	}
+	fresh, err := resolve(ctx, cfg.Definition, client, cfg.Log, func(detail string) {
+		cfg.Progress(Event{Step: StepLock, Detail: detail})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("resolving packages: %w", err)
+	}
+	if old != nil && slices.Equal(old.Packages, fresh.Packages) {
+		return old, nil // nothing is newer: keep the date, and with it the image ID
+	}
+	if err := os.MkdirAll(filepath.Dir(cfg.LockFile), 0o755); err != nil {
+		return nil, fmt.Errorf("writing lock: %w", err)
+	}
+	if err := writeFile(cfg.LockFile, fresh.Encode()); err != nil {
+		return nil, fmt.Errorf("writing lock: %w", err)
+	}
+	return fresh, nil
+}
+
+// readLock returns the lock in the file, or nil where there is none that fits. One
+// that the caller named has to fit.
+func readLock(cfg Config) (*images.Lock, error) {
+	text, err := os.ReadFile(cfg.LockFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading lock: %w", err)
+	}
+	l, err := images.ParseLock(cfg.LockFile, text)
+	if err != nil {
+		return nil, fmt.Errorf("%w; to make a new one, delete the file", err)
+	}
+	if l.Request == cfg.Definition.RequestHash() {
+		return l, nil
+	}
+	if cfg.lockNamed && !cfg.Update {
+		return nil, fmt.Errorf("lock %s was made for other packages than definition %s asks for; make a new one with: muster build --update",
+			cfg.LockFile, cfg.Definition.Name)
+	}
+	return nil, nil
+}
+
+// resolve asks the archive for the newest packages that d needs.
+func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log *slog.Logger, tell func(detail string)) (*images.Lock, error) {
+	index, lock, err := readArchive(ctx, d, client, log, tell)
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]deb.Package{}
+	role := map[string]images.Role{}
+	take := func(r images.Role, packages ...deb.Package) {
+		for _, p := range packages {
+			if _, ok := role[p.Name]; !ok {
+				wanted[p.Name], role[p.Name] = p, r
+			}
+		}
+	}
+	kernel, err := resolveKernel(index, d.Kernel.Package)
+	if err != nil {
+		return nil, err
+	}
+	take(images.RoleKernel, kernel...)
+	loader, err := index.Latest(loaderPackage)
+	if err != nil {
+		return nil, fmt.Errorf("network boot programs: %w", err)
+	}
+	take(images.RoleLoader, loader)
+	for _, g := range images.FirmwareGroups() {
+		if !slices.Contains(d.Firmware, g.Name) {
+			continue
+		}
+		for _, name := range g.Packages {
+			p, err := index.Latest(name)
+			if err != nil {
+				return nil, fmt.Errorf("firmware group %s: %w", g.Name, err)
+			}
+			take(images.RoleFirmware, p)
+		}
+	}
+	for name, p := range wanted {
+		lock.Packages = append(lock.Packages, images.LockedPackage{
+			Name: p.Name, Version: p.Version, Arch: p.Arch, Source: p.Source, SourceVersion: p.SourceVersion,
+			Role: role[name], Suite: p.Suite, Path: p.Path, Size: p.Size, SHA256: p.SHA256,
+		})
+	}
+	slices.SortFunc(lock.Packages, func(a, b images.LockedPackage) int { return strings.Compare(a.Name, b.Name) })
+	return lock, nil
+}
+
+// readArchive reads the indexes of the suite, its updates and its security
+// updates, and begins the lock with their date.
+func readArchive(ctx context.Context, d *images.Definition, client *deb.Client, log *slog.Logger, tell func(string)) (*deb.Index, *images.Lock, error) {
+	index := deb.NewIndex()
+	lock := &images.Lock{
+		Schema: images.LockSchema, Request: d.RequestHash(),
+		Name: d.Name, Arch: d.Arch, Suite: d.Suite,
+	}
+	for _, suite := range []string{d.Suite, d.Suite + "-updates", d.Suite + "-security"} {
+		tell("reading " + suite)
+		rel, err := client.Release(ctx, suite)
+		if errors.Is(err, os.ErrNotExist) && suite != d.Suite {
+			log.Warn("the mirror has no such suite; its updates are not in the image", "suite", suite, "err", err)
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if rel.Date.After(lock.Date) {
+			lock.Date = rel.Date
+		}
+		for _, component := range components(d) {
+			if err := client.AddPackages(ctx, index, suite, rel, component); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	return index, lock, nil
+}
+
+// components returns the components of the archive that d takes packages from.
+func components(d *images.Definition) []string {
+	out := []string{"main"}
+	for _, g := range images.FirmwareGroups() {
+		if slices.Contains(d.Firmware, g.Name) && !slices.Contains(out, g.Component) {
+			out = append(out, g.Component)
+		}
+	}
+	return out
+}
+
+// kernelPart finds the relations that lead from a kernel's meta package to the
+// packages with its files: Debian has one, Ubuntu has the modules apart.
+var kernelPart = regexp.MustCompile(`^linux-(image|modules)-`)
+
+// resolveKernel returns the packages that hold the kernel called name. Debian's
+// security archive and its main one have it both: the newest counts.
+func resolveKernel(index *deb.Index, name string) ([]deb.Package, error) {
+	p, err := index.Latest(name)
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w%s", err, nearestKernels(index, name))
+	}
+	parts, err := kernelParts(index, p, maxKernelDepth)
+	if err != nil {
+		return nil, fmt.Errorf("kernel %s: %w", name, err)
+	}
+	return parts, nil
+}
+
+func kernelParts(index *deb.Index, p deb.Package, depth int) ([]deb.Package, error) {
+	if depth == 0 {
+		return nil, fmt.Errorf("package %s: no kernel within %d dependencies", p.Name, maxKernelDepth)
+	}
+	var parts []deb.Package
+	meta := false
+	for _, rel := range deb.Relations(p.Depends) {
+		if !kernelPart.MatchString(rel) {
+			continue
+		}
+		meta = meta || strings.HasPrefix(rel, "linux-image-")
+		next, err := index.Satisfying(rel)
+		if err != nil {
+			return nil, fmt.Errorf("package %s %s depends on %s: %w", p.Name, p.Version, rel, err)
+		}
+		more, err := kernelParts(index, next, depth-1)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, more...)
+	}
+	if !meta {
+		parts = append(parts, p)
+	}
+	return parts, nil
+}
+
+// nearestKernels lists kernel packages that look like name.
+func nearestKernels(index *deb.Index, name string) string {
+	var kernels, meta []string
+	for _, n := range index.Names() {
+		if strings.HasPrefix(n, "linux-image-") && !strings.HasSuffix(n, "-dbg") && !strings.HasSuffix(n, "-unsigned") {
+			kernels = append(kernels, n)
+			if rest := n[len("linux-image-"):]; rest[0] < '0' || rest[0] > '9' {
+				meta = append(meta, n)
+			}
+		}
+	}
+	near := images.Nearest(name, kernels, 3)
+	if len(near) == 0 {
+		near = meta
+	}
+	if len(near) == 0 {
+		return "; the archive has no kernel for this architecture"
+	}
+	return "; kernels are: " + strings.Join(near, ", ")
+}

@@ -1,0 +1,101 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"muster/builder/deb"
+	"muster/images"
+)
+
+// manifestName is the file that says an image is whole.
+const manifestName = "manifest.json"
+
+// manifestOf lists what an image consists of.
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile) *images.Manifest {
+	m := &images.Manifest{
+		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
+		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
+		Time: imageTime(cfg, lock), LockHash: lock.Hash(),
+		Artifacts: []images.Artifact{
+			{Kind: images.KindKernel, Name: "vmlinuz", Size: k.Vmlinuz.Size, SHA256: k.Vmlinuz.SHA256},
+			{Kind: images.KindInitramfs, Name: "initramfs.zst", Size: archive.File.Size, SHA256: archive.File.SHA256},
+		},
+	}
+	for _, x := range l.Loaders {
+		m.Artifacts = append(m.Artifacts, images.Artifact{
+			Kind: images.KindLoader, Name: x.Name, Size: x.Size, SHA256: x.SHA256,
+			Client: x.Client, Arch: x.Arch, Package: x.Package,
+		})
+	}
+	for _, p := range lock.Packages {
+		m.Packages = append(m.Packages, p.Package())
+	}
+	return m
+}
+
+// write puts the artifacts into dir and then the manifest. What is there and right stays;
+// nothing is changed in place, since somebody may be reading it.
+func write(ctx context.Context, dir string, c *cache, m *images.Manifest) error {
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	text = append(text, '\n')
+	name := filepath.Join(dir, manifestName)
+	old, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("writing manifest: %w", err)
+	}
+	same := bytes.Equal(old, text)
+	for _, a := range m.Artifacts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		want := deb.FileHash{Size: a.Size, SHA256: a.SHA256}
+		file := filepath.Join(dir, a.Name)
+		if got, err := hashFile(file); err == nil && got == want {
+			continue
+		}
+		if old != nil { // from here on the old image is not whole
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("writing %s: %w", a.Name, err)
+			}
+			old, same = nil, false
+		}
+		if err := copyBlob(c, want, file); err != nil {
+			return fmt.Errorf("writing %s: %w", a.Name, err)
+		}
+	}
+	if same {
+		return nil
+	}
+	if err := writeFile(name, text); err != nil {
+		return fmt.Errorf("writing manifest: %w", err)
+	}
+	return nil
+}
+
+func copyBlob(c *cache, want deb.FileHash, name string) error {
+	r, err := c.open(want)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = io.Copy(f, r)
+	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}

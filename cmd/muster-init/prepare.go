@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"syscall"
+	"unsafe"
+)
+
+// Numbers of linux/prctl.h, linux/capability.h and asm-generic/resource.h that
+// package syscall lacks.
+const (
+	prSetPDeathSig   = 1
+	prCapBSetDrop    = 24
+	prSetNoNewPrivs  = 38
+	prCapAmbient     = 47
+	capAmbientClear  = 4
+	capVersion3      = 0x20080522
+	lastCapability   = 63 // dropping one that the kernel lacks gives EINVAL
+	rlimitCore       = syscall.RLIMIT_CORE
+	rlimitInfinity   = ^uint64(0)
+	defaultFiles     = 1024
+	defaultFilesHard = 512 << 10
+	defaultStack     = 8 << 20
+)
+
+// prepare makes the namespace's own things and then becomes the task's user
+// for good.
+func prepare(c config) error {
+	if err := syscall.Sethostname([]byte(c.host)); err != nil {
+		return errors.New("setting host name " + c.host + ": " + err.Error())
+	}
+	if err := mounts(c.tmpfs); err != nil {
+		return err
+	}
+	limits()
+	// An agent may be better protected from a full memory than its tasks.
+	if fd, err := syscall.Open("/proc/self/oom_score_adj", syscall.O_WRONLY|syscall.O_CLOEXEC, 0); err == nil {
+		syscall.Write(fd, []byte("0"))
+		syscall.Close(fd)
+	}
+	if err := become(c); err != nil {
+		return err
+	}
+	syscall.Umask(0o022)
+	if err := syscall.Chdir(c.dir); err != nil {
+		return errors.New("entering working directory " + c.dir + ": " + err.Error())
+	}
+	return nil
+}
+
+// mounts makes /proc show this namespace's processes, and temporary folders
+// that no other task sees.
+func mounts(tmpfs []string) error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return errors.New("making mounts private: " + err.Error())
+	}
+	const safe = syscall.MS_NOSUID | syscall.MS_NODEV
+	if err := syscall.Mount("proc", "/proc", "proc", safe|syscall.MS_NOEXEC, ""); err != nil {
+		return errors.New("mounting /proc: " + err.Error())
+	}
+	for _, dir := range tmpfs {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", safe, "mode=1777"); err != nil {
+			return errors.New("mounting private " + dir + ": " + err.Error())
+		}
+	}
+	return nil
+}
+
+// limits sets what a login would: the soft limits that programs expect, hard
+// ones that they may raise to.
+func limits() {
+	for _, l := range []struct {
+		what       int
+		soft, hard uint64
+	}{
+		{rlimitCore, 0, rlimitInfinity},
+		{syscall.RLIMIT_NOFILE, defaultFiles, defaultFilesHard},
+		{syscall.RLIMIT_STACK, defaultStack, rlimitInfinity},
+	} {
+		var old syscall.Rlimit
+		if syscall.Getrlimit(l.what, &old) != nil {
+			continue
+		}
+		if syscall.Setrlimit(l.what, &syscall.Rlimit{Cur: l.soft, Max: l.hard}) != nil {
+			// Raising the hard limit takes a right that we may lack.
+			syscall.Setrlimit(l.what, &syscall.Rlimit{Cur: min(l.soft, old.Max), Max: old.Max})
+		}
+	}
+}
+
+// become takes the user's identity on all threads and gives up every
+// capability: also root's tasks run without.
+func become(c config) error {
+	for capability := range uintptr(lastCapability + 1) {
+		if e := prctl(prCapBSetDrop, capability); e != 0 && e != syscall.EINVAL {
+			return errors.New("dropping capabilities: " + e.Error())
+		}
+	}
+	if e := prctl(prCapAmbient, capAmbientClear); e != 0 && e != syscall.EINVAL {
+		return errors.New("dropping ambient capabilities: " + e.Error())
+	}
+	if e := prctl(prSetNoNewPrivs, 1); e != 0 {
+		return errors.New("setting no_new_privs: " + e.Error())
+	}
+	if err := syscall.Setgroups(c.groups); err != nil {
+		return errors.New("setting groups: " + err.Error())
+	}
+	if err := syscall.Setresgid(c.gid, c.gid, c.gid); err != nil {
+		return errors.New("setting gid: " + err.Error())
+	}
+	if err := syscall.Setresuid(c.uid, c.uid, c.uid); err != nil {
+		return errors.New("setting uid: " + err.Error())
+	}
+	header := struct {
+		version uint32
+		pid     int32
+	}{version: capVersion3}
+	var none [2]struct{ effective, permitted, inheritable uint32 }
+	_, _, e := syscall.AllThreadsSyscall(syscall.SYS_CAPSET,
+		uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
+	if e != 0 {
+		return errors.New("giving up capabilities: " + e.Error())
+	}
+	// Becoming another user clears what the shim asked for: that this process,
+	// and with it the namespace, dies with it.
+	if e := prctl(prSetPDeathSig, uintptr(syscall.SIGKILL)); e != 0 {
+		return errors.New("binding to the shim: " + e.Error())
+	}
+	return nil
+}
+
+// prctl acts on all threads.
+func prctl(op, arg uintptr) syscall.Errno {
+	_, _, e := syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, op, arg, 0, 0, 0, 0)
+	return e
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"muster/api"
+)
+
+func newBootCommand(at *headFlag) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "boot",
+		Short:   "Look at how machines boot",
+		GroupID: "admin",
+		Example: "  muster boot log 52:54:00:12:34:56",
+	}
+	var asJSON bool
+	log := &cobra.Command{
+		Use:   "log MACHINE",
+		Short: "Show the timeline of a machine's latest boots",
+		Args:  cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			l, err := call.client.BootLog(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), l)
+			}
+			return writeBootLog(cmd.OutOrStdout(), l)
+		}),
+		ValidArgsFunction: at.completeNodes,
+	}
+	log.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.AddCommand(log)
+	return c
+}
+
+// newBootAfter is the silence after which an event starts a new boot.
+const newBootAfter = 2 * time.Minute
+
+func writeBootLog(w io.Writer, l api.BootLog) error {
+	var start, last time.Time
+	for _, e := range l.Events {
+		if e.Time.Sub(last) > newBootAfter {
+			start = e.Time
+			if _, err := fmt.Fprintf(w, "%s  boot of %s\n", e.Time.Local().Format(time.DateTime), orWord(l.Name, l.MAC)); err != nil {
+				return err
+			}
+		}
+		last = e.Time
+		if _, err := fmt.Fprintf(w, "%8.2fs  %s\n", e.Time.Sub(start).Seconds(), bootText(e)); err != nil {
+			return err
+		}
+	}
+	if l.Advice != "" {
+		_, err := fmt.Fprintf(w, "\n%s\n", l.Advice)
+		return err
+	}
+	return nil
+}
+
+// bootText says what a machine did, in one line.
+func bootText(e api.BootEvent) string {
+	text := fmt.Sprintf("%-9s", e.Stage)
+	if e.Client != "" {
+		text += fmt.Sprintf(" %-4s", e.Client)
+	}
+	if e.Detail != "" {
+		text += " " + e.Detail
+	}
+	if e.Bytes > 0 {
+		text += fmt.Sprintf(" (%s", size(e.Bytes))
+		if e.MS > 0 {
+			text += fmt.Sprintf(" in %.2f s", float64(e.MS)/1000)
+		}
+		text += ")"
+	}
+	return text
+}

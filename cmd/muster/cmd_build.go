@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"muster/builder"
+	"muster/images"
+	"muster/initramfs"
+)
+
+// buildRequest is what `muster build` was asked for.
+type buildRequest struct {
+	name    string // shipped definition or file
+	output  string // folder; "": the name of the definition
+	cache   string // "": the user's
+	update  bool
+	fast    bool
+	asJSON  bool
+	verbose bool
+	stdout  io.Writer
+	stderr  io.Writer
+}
+
+func newBuildCommand() *cobra.Command {
+	var r buildRequest
+	c := &cobra.Command{
+		Use:   "build DEFINITION",
+		Short: "Build an image: kernel, initramfs and network boot programs",
+		Long: `Build an image from a definition: a YAML file, or the name of one that muster brings (` + strings.Join(images.Shipped(), ", ") + `).
+The output folder gets the kernel, the initramfs, the network boot programs, the lock that pins every
+package, and manifest.json. The same lock gives the same bytes, whoever builds it and where; the time
+of all files is that of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
+		Example: `  muster build compute
+  muster build ./mine.yaml --output mine
+  muster build compute --update        # with the newest packages`,
+		GroupID: "start",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.name, r.stdout, r.stderr = args[0], cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return buildImage(cmd.Context(), r)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return images.Shipped(), cobra.ShellCompDirectiveDefault
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&r.output, "output", "o", "", "folder to write to (default: the definition's name)")
+	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "folder of fetched packages (default: muster in the user's cache folder)")
+	f.BoolVar(&r.update, "update", false, "take the newest packages and write a new lock")
+	f.BoolVar(&r.fast, "fast", false, "compress less: a second sooner, a tenth larger")
+	f.BoolVar(&r.asJSON, "json", false, "print the manifest")
+	f.BoolVarP(&r.verbose, "verbose", "v", false, "log every step")
+	return c
+}
+
+func buildImage(ctx context.Context, r buildRequest) error {
+	d, err := images.Load(r.name)
+	if err != nil {
+		return usagef("reading image definition: %w", err)
+	}
+	cfg := builder.Config{Definition: d, Out: r.output, Cache: r.cache, Update: r.update, Fast: r.fast, Host: os.DirFS("/")}
+	if cfg.Out == "" {
+		cfg.Out = d.Name
+	}
+	if cfg.Cache == "" {
+		if cfg.Cache, err = builder.CacheDir(os.Getenv); err != nil {
+			return err
+		}
+	}
+	if cfg.Time, err = sourceDate(os.Getenv("SOURCE_DATE_EPOCH")); err != nil {
+		return err
+	}
+	if err := addPayload(&cfg); err != nil {
+		return err
+	}
+	if r.verbose {
+		cfg.Log = newLogger(r.stderr, true)
+	}
+	start := time.Now()
+	p := newProgress(r.stderr)
+	cfg.Progress = p.show
+	m, err := builder.Build(ctx, cfg)
+	p.end()
+	if err != nil {
+		return err
+	}
+	if r.asJSON {
+		return writeJSON(r.stdout, m)
+	}
+	return writeBuilt(r.stdout, cfg.Out, m, time.Since(start))
+}
+
+// addPayload adds the programs that muster carries.
+func addPayload(cfg *builder.Config) error {
+	for name, to := range map[string]*[]byte{"muster-agent": &cfg.Agent, "muster-init": &cfg.Init, "bb": &cfg.Busybox} {
+		raw, err := payload(name)
+		if err != nil {
+			return err
+		}
+		*to = raw
+	}
+	meta, err := payloadFiles.ReadFile("payload/bb.json")
+	if err != nil {
+		return fmt.Errorf("reading the list of embedded tools: %w; run make in muster's source folder", err)
+	}
+	cfg.BusyboxInfo = &initramfs.Busybox{}
+	if err := json.Unmarshal(meta, cfg.BusyboxInfo); err != nil {
+		return fmt.Errorf("reading the list of embedded tools: %w", err)
+	}
+	return nil
+}
+
+// sourceDate reads SOURCE_DATE_EPOCH (reproducible-builds.org/specs).
+func sourceDate(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return time.Time{}, usagef("SOURCE_DATE_EPOCH=%s: it is seconds since 1970", s)
+	}
+	return time.Unix(n, 0).UTC(), nil
+}
+
+func writeBuilt(w io.Writer, dir string, m *images.Manifest, took time.Duration) error {
+	if _, err := fmt.Fprintf(w, "image %s in %s, kernel %s, id %s (%.1f s)\n", m.Name, dir, m.Kernel, short(m.ID), took.Seconds()); err != nil {
+		return err
+	}
+	t := table{head: []string{"FILE", "SIZE", "FROM"}}
+	for _, a := range m.Artifacts {
+		t.add(filepath.FromSlash(a.Name), size(a.Size), a.Package)
+	}
+	return t.write(w)
+}
+
+// progress shows how a build goes on: on a terminal a line that changes, else
+// a line for every step, and for a long transfer one now and then.
+type progress struct {
+	w        io.Writer
+	terminal bool
+	now      func() time.Time
+	last     time.Time // of the last line of a transfer
+	open     bool      // a line without end stands on the terminal
+}
+
+func newProgress(w io.Writer) *progress {
+	f, ok := w.(*os.File)
+	return &progress{w: w, terminal: ok && term.IsTerminal(int(f.Fd())), now: time.Now}
+}
+
+// Intervals between lines about a transfer.
+const (
+	terminalEvery = 100 * time.Millisecond
+	plainEvery    = 5 * time.Second
+)
+
+func (p *progress) show(e builder.Event) {
+	if e.End {
+		text := e.Detail
+		if e.Cached {
+			text = strings.TrimSpace(text + " (unchanged)")
+		}
+		p.line(fmt.Sprintf("%-10s %s", e.Step, text), true)
+		return
+	}
+	every := plainEvery
+	if p.terminal {
+		every = terminalEvery
+	}
+	if p.now().Sub(p.last) < every {
+		return
+	}
+	p.last = p.now()
+	text := fmt.Sprintf("%-10s %s", e.Step, e.Detail)
+	if e.Total > 0 {
+		text += fmt.Sprintf(" %d %% of %s", 100*e.Done/e.Total, size(e.Total))
+	}
+	p.line(text, false)
+}
+
+func (p *progress) line(text string, done bool) {
+	text = strings.TrimRight(cut(text, tableWidth-1), " ")
+	switch {
+	case !p.terminal:
+		fmt.Fprintln(p.w, text)
+	case done:
+		fmt.Fprintf(p.w, "\r\x1b[K%s\n", text)
+		p.open = false
+	default:
+		fmt.Fprintf(p.w, "\r\x1b[K%s", text)
+		p.open = true
+	}
+}
+
+// end leaves the terminal with a clean line.
+func (p *progress) end() {
+	if p.open {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.open = false
+	}
+}

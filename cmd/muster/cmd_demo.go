@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"muster/internal/vm"
+)
+
+// demoOptions is what the two halves of the demo share: the one that builds
+// as the calling user, and the one that runs in namespaces of its own.
+type demoOptions struct {
+	Dir    string // folder for everything
+	Image  string // folder of the image
+	Keep   bool   // stay until Ctrl-C
+	MemMiB int
+}
+
+func newDemoCommand() *cobra.Command {
+	o := demoOptions{MemMiB: 512}
+	var image, keep string
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "See it all on this machine: an image, a head, two diskless virtual machines, jobs",
+		Long: `Build the image compute-vm, start a head in a network namespace of its own, boot two virtual machines without
+a disk over that network, one with BIOS and one with UEFI firmware, approve them and run jobs. Nothing of
+this machine's network changes, and nothing stays but the build folder. QEMU emulates the machines where
+the processor cannot run them itself, so a boot takes half a minute.
+
+On a terminal the cluster stays up until Ctrl-C.`,
+		GroupID: "start",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch keep {
+			case "auto":
+				o.Keep = term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
+			case "yes", "no":
+				o.Keep = keep == "yes"
+			default:
+				return usagef("--keep=%s: say auto, yes or no", keep)
+			}
+			return runDemo(cmd, o, image)
+		},
+	}
+	c.Flags().StringVar(&o.Dir, "dir", filepath.Join("build", "demo"), "folder for everything that the demo writes")
+	c.Flags().StringVar(&image, "image", "", "folder of an image to use (default: build compute-vm)")
+	c.Flags().StringVar(&keep, "keep", "auto", "yes or no: keep the cluster up until Ctrl-C (auto: on a terminal)")
+	c.Flags().IntVar(&o.MemMiB, "mem", o.MemMiB, "memory of each virtual machine in MiB")
+	return c
+}
+
+// runDemo builds the image and starts the part that needs namespaces.
+func runDemo(cmd *cobra.Command, o demoOptions, image string) error {
+	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	var err error
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return err
+	}
+	for _, f := range []vm.Firmware{vm.BIOS, vm.UEFI} {
+		if err := vm.Installed(f); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return fmt.Errorf("making the demo's folder: %w; name another with --dir", err)
+	}
+	o.Image = image
+	if image == "" {
+		o.Image = filepath.Join(o.Dir, "compute-vm")
+		fmt.Fprintln(out, "$ muster build compute-vm")
+		if err := buildImage(ctx, buildRequest{name: "compute-vm", output: o.Image, stdout: out, stderr: cmd.ErrOrStderr()}); err != nil {
+			return err
+		}
+	}
+	if o.Image, err = filepath.Abs(o.Image); err != nil {
+		return err
+	}
+	status, err := runInNamespaces(ctx, o)
+	if err != nil {
+		return err
+	}
+	if status != 0 {
+		return exitStatus(status)
+	}
+	return nil
+}
+
+// runInNamespaces runs `muster demo-inside` as process 1 of a process,
+// mount and network namespace: when it ends, the kernel ends everything that
+// was started there.
+func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	arg, err := json.Marshal(o)
+	if err != nil {
+		return 0, err
+	}
+	args := []string{"demo-inside", string(arg)}
+	attr := &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if os.Geteuid() != 0 {
+		if sudo := usableSudo(); sudo != "" {
+			fmt.Println("the network part of the demo needs root; it goes on with sudo")
+			return wait(ctx, exec.Command(sudo, append([]string{self, "demo-namespaces"}, args[1:]...)...))
+		}
+		// One id is enough: the demo's own files and processes are all ours.
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	cmd := exec.Command(self, args...)
+	cmd.SysProcAttr = attr
+	status, err := wait(ctx, cmd)
+	if err != nil && attr.Cloneflags&syscall.CLONE_NEWUSER != 0 && errors.Is(err, unix.EPERM) {
+		return 0, userNamespaceError(err)
+	}
+	return status, err
+}
+
+// userNamespaceError says what forbids user namespaces, and the command that
+// allows them.
+func userNamespaceError(err error) error {
+	for _, knob := range []struct{ path, bad, allow string }{
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=1000"},
+	} {
+		if v, rerr := os.ReadFile(knob.path); rerr == nil && strings.TrimSpace(string(v)) == knob.bad {
+			return fmt.Errorf("%s forbids ordinary users a network of their own; run the demo as root, or allow it with: sysctl -w %s", knob.path, knob.allow)
+		}
+	}
+	return fmt.Errorf("this machine forbids ordinary users a network of their own (%w); run the demo as root", err)
+}
+
+// usableSudo is the path of a sudo that may be asked: one that needs no
+// password, or a terminal to type it on.
+func usableSudo() string {
+	sudo, err := exec.LookPath("sudo")
+	if err != nil {
+		return ""
+	}
+	if term.IsTerminal(int(os.Stdin.Fd())) || exec.Command(sudo, "-n", "true").Run() == nil {
+		return sudo
+	}
+	return ""
+}
+
+// wait runs cmd with our terminal. At the end of ctx it is asked to end, and
+// waited for.
+func wait(ctx context.Context, cmd *exec.Cmd) (int, error) {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	runtime.LockOSThread() // Pdeathsig follows this thread
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("starting the demo's namespaces: %w", err)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-ctx.Done():
+			// A terminal's Ctrl-C reached it too; once more does no harm.
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		case <-done:
+		}
+	}()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if exit.ExitCode() < 0 {
+			return 0, fmt.Errorf("the demo was ended: %w", err)
+		}
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}
+
+// newDemoInsideCommands returns the hidden commands that the demo starts
+// itself with.
+func newDemoInsideCommands() []*cobra.Command {
+	parse := func(arg string) (o demoOptions, err error) {
+		if err := json.Unmarshal([]byte(arg), &o); err != nil {
+			return o, usagef("this command is started by muster demo")
+		}
+		return o, nil
+	}
+	return []*cobra.Command{
+		{
+			Use: "demo-namespaces OPTIONS", Hidden: true, Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				o, err := parse(args[0])
+				if err != nil {
+					return err
+				}
+				status, err := runInNamespaces(cmd.Context(), o)
+				if err == nil && status != 0 {
+					return exitStatus(status)
+				}
+				return err
+			},
+		},
+		{
+			Use: "demo-inside OPTIONS", Hidden: true, Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				o, err := parse(args[0])
+				if err != nil {
+					return err
+				}
+				return demoInside(cmd.Context(), o, cmd.OutOrStdout())
+			},
+		},
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"muster/api"
+	"muster/api/client"
+	"muster/images"
+)
+
+func newImageCommand(at *headFlag) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "image",
+		Short:   "List and publish the images that machines boot",
+		GroupID: "admin",
+		Example: "  muster build compute\n  muster image publish compute --default",
+	}
+	c.AddCommand(newImageListCommand(at), newImagePublishCommand(at))
+	return c
+}
+
+func newImageListCommand(at *headFlag) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List published images",
+		Args:    cobra.NoArgs,
+		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
+			list, err := call.client.Images(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), list)
+			}
+			if len(list.Items) == 0 {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no images; publish one with: muster image publish DIR")
+				return err
+			}
+			t := table{head: []string{"NAME", "ID", "KERNEL", "SIZE", "DEFAULT", "NODES"}}
+			for _, i := range list.Items {
+				def := ""
+				if i.Default {
+					def = "yes"
+				}
+				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, orDash(api.FormatHostList(i.Nodes)))
+			}
+			return t.write(cmd.OutOrStdout())
+		}),
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func newImagePublishCommand(at *headFlag) *cobra.Command {
+	var makeDefault bool
+	c := &cobra.Command{
+		Use:   "publish DIR",
+		Short: "Give an image that was built to the head, for machines to boot",
+		Args:  cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			var def *bool
+			if cmd.Flags().Changed("default") {
+				def = &makeDefault
+			}
+			img, err := publish(cmd.Context(), call.client, args[0], def)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is published as %s\n", img.Name, short(img.ID))
+			return err
+		}),
+	}
+	c.Flags().BoolVar(&makeDefault, "default", false, "machines without an image of their own boot it (default: if it is the first)")
+	return c
+}
+
+// publish uploads what the head does not have of the image in dir and
+// publishes it.
+func publish(ctx context.Context, c *client.Client, dir string, makeDefault *bool) (api.Image, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	if err != nil {
+		return api.Image{}, usagef("%s is no image: %w; build one with: muster build", dir, err)
+	}
+	var m images.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return api.Image{}, usagef("reading the manifest in %s: %w", dir, err)
+	}
+	for _, a := range m.Artifacts {
+		has, err := c.HasImageBlob(ctx, a.SHA256)
+		if err != nil {
+			return api.Image{}, err
+		}
+		if has {
+			continue
+		}
+		err = c.PutImageBlob(ctx, a.SHA256, a.Size, func() (io.ReadCloser, error) {
+			return os.Open(filepath.Join(dir, filepath.FromSlash(a.Name)))
+		})
+		if err != nil {
+			return api.Image{}, fmt.Errorf("publishing %s of %s: %w", a.Name, dir, err)
+		}
+	}
+	return c.Publish(ctx, api.PublishRequest{Manifest: raw, Default: makeDefault})
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"muster/api"
+)
+
+func newJobCommand(at *headFlag) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "job",
+		Short:   "List, watch and cancel jobs",
+		GroupID: "use",
+		Example: "  muster job list\n  muster job logs -f 17\n  muster job cancel 17",
+	}
+	c.AddCommand(newJobListCommand(at), newJobShowCommand(at), newJobCancelCommand(at), newJobLogsCommand(at))
+	return c
+}
+
+func newJobListCommand(at *headFlag) *cobra.Command {
+	var asJSON, all bool
+	c := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List jobs: those that wait or run, then the latest that ended",
+		Args:    cobra.NoArgs,
+		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
+			list, err := call.client.Jobs(cmd.Context(), all)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), list)
+			}
+			return writeJobs(cmd.OutOrStdout(), list.Items, time.Now())
+		}),
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.Flags().BoolVar(&all, "all", false, "all that the head remembers, not only the latest")
+	return c
+}
+
+func writeJobs(w io.Writer, jobs []api.Job, now time.Time) error {
+	if len(jobs) == 0 {
+		_, err := fmt.Fprintln(w, "no jobs; start one with: muster run COMMAND")
+		return err
+	}
+	t := table{head: []string{"JOB", "STATE", "USER", "TASKS", "NODES", "TIME", "COMMAND"}}
+	for _, j := range jobs {
+		state := string(j.State)
+		if j.State.Ended() && j.ExitCode != 0 {
+			state += fmt.Sprintf(" (%d)", j.ExitCode)
+		}
+		took := "-"
+		if !j.Started.IsZero() {
+			end := j.Ended
+			if end.IsZero() {
+				end = now
+			}
+			took = span(end.Sub(j.Started))
+		}
+		t.add(fmt.Sprint(j.ID), state, j.Owner.User, fmt.Sprint(max(len(j.Tasks), j.Spec.Tasks)), orDash(jobNodes(j)), took, jobText(j))
+	}
+	return t.write(w)
+}
+
+// jobNodes is the nodes of a job's tasks as a host list.
+func jobNodes(j api.Job) string {
+	var names []string
+	seen := map[string]bool{}
+	for _, t := range j.Tasks {
+		if t.Node != "" && !seen[t.Node] {
+			seen[t.Node] = true
+			names = append(names, t.Node)
+		}
+	}
+	return api.FormatHostList(names)
+}
+
+// jobText is a job's command, or what it waits for.
+func jobText(j api.Job) string {
+	text := orWord(strings.Join(j.Spec.Argv, " "), j.Name)
+	if j.State == api.JobQueued && j.Reason != "" {
+		return text + " — " + j.Reason
+	}
+	return text
+}
+
+func newJobShowCommand(at *headFlag) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "show JOB",
+		Short: "Show a job and its tasks",
+		Args:  cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			j, err := jobByArg(cmd.Context(), call, args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), j)
+			}
+			return writeJob(cmd.OutOrStdout(), j)
+		}),
+		ValidArgsFunction: at.completeJobs,
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+// completeJobs completes the numbers of jobs.
+func (h *headFlag) completeJobs(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	call, err := h.connect()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	list, err := call.client.Jobs(contextOf(cmd), false)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var ids []string
+	for _, j := range list.Items {
+		if id := fmt.Sprint(j.ID); strings.HasPrefix(id, prefix) {
+			ids = append(ids, id+"\t"+cut(jobText(j), 40))
+		}
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+func jobByArg(ctx context.Context, call *caller, arg string) (api.Job, error) {
+	id, err := jobID(arg)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return call.client.Job(ctx, id)
+}
+
+func jobID(arg string) (uint64, error) {
+	id, err := strconv.ParseUint(arg, 10, 64)
+	if err != nil || id == 0 {
+		return 0, usagef("%q is no job; jobs are numbers, see: muster job list", arg)
+	}
+	return id, nil
+}
+
+func writeJob(w io.Writer, j api.Job) error {
+	rows := [][2]string{
+		{"job", fmt.Sprintf("%d (%s)", j.ID, j.State)},
+		{"reason", j.Reason},
+		{"user", fmt.Sprintf("%s (uid %d)", j.Owner.User, j.Owner.UID)},
+		{"command", strings.Join(j.Spec.Argv, " ")},
+		{"submitted", j.Submitted.Local().Format(time.DateTime)},
+		{"started", timeText(j.Started)},
+		{"ended", timeText(j.Ended)},
+	}
+	if j.State.Ended() {
+		rows = append(rows, [2]string{"exit status", fmt.Sprint(j.ExitCode)})
+	}
+	for _, r := range rows {
+		if r[1] == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%-12s %s\n", r[0], r[1]); err != nil {
+			return err
+		}
+	}
+	if len(j.Tasks) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := table{head: []string{"TASK", "STATE", "NODE", "EXIT", "OUTPUT", "WHY"}}
+	for _, k := range j.Tasks {
+		exit := "-"
+		if k.State.Ended() {
+			exit = fmt.Sprint(k.ExitCode)
+		}
+		t.add(fmt.Sprint(k.Index), string(k.State), orDash(k.Node), exit, size(k.Output), orWord(k.Error, k.Why))
+	}
+	return t.write(w)
+}
+
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Local().Format(time.DateTime)
+}
+
+func newJobCancelCommand(at *headFlag) *cobra.Command {
+	return &cobra.Command{
+		Use:   "cancel JOB...",
+		Short: "End jobs: TERM, and KILL for what is left after 5 seconds",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			for _, a := range args {
+				id, err := jobID(a)
+				if err != nil {
+					return err
+				}
+				j, err := call.client.Cancel(cmd.Context(), id)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "job %d is %s\n", id, orWord(j.Reason, string(j.State)))
+			}
+			return nil
+		}),
+		ValidArgsFunction: at.completeJobs,
+	}
+}
+
+func newJobLogsCommand(at *headFlag) *cobra.Command {
+	var follow bool
+	var task int
+	c := &cobra.Command{
+		Use:   "logs JOB",
+		Short: "Print the output of a job",
+		Args:  cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			id, err := jobID(args[0])
+			if err != nil {
+				return err
+			}
+			return call.client.Logs(cmd.Context(), id, task, follow, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		}),
+		ValidArgsFunction: at.completeJobs,
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the job ends")
+	c.Flags().IntVar(&task, "task", -1, "only this task (default: all)")
+	return c
+}

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"muster/api"
+)
+
+func newNodeCommand(at *headFlag) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "node",
+		Short:   "List, approve and manage nodes",
+		GroupID: "admin",
+		Example: `  muster node list
+  muster node approve k7qx-3fza-mm2d-5yth      # the fingerprint on the machine's screen
+  muster node approve --all --name 'n[1-24]'
+  muster node add 52:54:00:12:34:56 --name n7   # let it in when it first boots`,
+	}
+	c.AddCommand(
+		newNodeListCommand(at), newNodeShowCommand(at), newNodeApproveCommand(at),
+		newNodeRejectCommand(at), newNodeAddCommand(at), newNodeRemoveCommand(at),
+		newNodeRenameCommand(at), newNodeRebootCommand(at), newNodeLogCommand(at),
+	)
+	return c
+}
+
+func newNodeListCommand(at *headFlag) *cobra.Command {
+	var asJSON, hints bool
+	c := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List nodes, and machines that are no nodes yet",
+		Args:    cobra.NoArgs,
+		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
+			list, err := call.client.Nodes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), list)
+			}
+			return writeNodes(cmd.OutOrStdout(), list.Items, time.Now(), hints)
+		}),
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.Flags().BoolVar(&hints, "hints", true, "below the list, say what takes each waiting machine further")
+	return c
+}
+
+// writeNodes writes the listing of nodes.
+func writeNodes(w io.Writer, nodes []api.Node, now time.Time, hints bool) error {
+	if len(nodes) == 0 {
+		_, err := fmt.Fprintln(w, "no machine was heard yet; boot one from the network, or see: muster status")
+		return err
+	}
+	t := table{head: []string{"NAME", "STATE", "MAC", "CPU", "MEM", "LOAD", "FINGERPRINT"}}
+	var below []string
+	for _, n := range nodes {
+		load := "-"
+		if n.Link == api.LinkUp || n.Link == api.LinkLate {
+			load = fmt.Sprintf("%.1f", n.Load.Runnable)
+		}
+		t.add(orDash(n.Name), string(n.State), orDash(n.MAC), countOrDash(n.Hardware.Cores), memory(n.Hardware.MemoryMiB),
+			load, orDash(n.Fingerprint))
+		if n.Hint != "" {
+			below = append(below, fmt.Sprintf("%s is %s%s; %s", orWord(n.Name, n.MAC), n.State, stage(n), n.Hint))
+		}
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	if hints && len(below) > 0 {
+		_, err := fmt.Fprintf(w, "\n%s\n", strings.Join(below, "\n"))
+		return err
+	}
+	return nil
+}
+
+// stage is what a machine does within its state, for a sentence.
+func stage(n api.Node) string {
+	if n.Stage == "" {
+		return ""
+	}
+	return " (" + n.Stage + ")"
+}
+
+func newNodeShowCommand(at *headFlag) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "show NODE",
+		Short: "Show all that is known of a node or machine",
+		Long:  "Show all that is known of a node or machine. NODE is a name, a MAC, or a fingerprint or the beginning of one.",
+		Args:  cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			n, err := call.client.Node(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), n)
+			}
+			return writeNode(cmd.OutOrStdout(), n, time.Now())
+		}),
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.ValidArgsFunction = at.completeNodes
+	return c
+}
+
+func writeNode(w io.Writer, n api.Node, now time.Time) error {
+	hw, sw := n.Hardware, n.Software
+	rows := [][2]string{
+		{"name", n.Name},
+		{"state", string(n.State)},
+		{"stage", n.Stage},
+		{"since", fmt.Sprintf("%s ago", ago(now, n.Since))},
+		{"last heard", fmt.Sprintf("%s ago", ago(now, n.LastHeard))},
+		{"fingerprint", n.Fingerprint},
+		{"identity", string(n.Identity)},
+		{"address", n.IP},
+		{"MACs", strings.Join(hw.MACs, " ")},
+		{"UUID", hw.UUID},
+		{"hardware", strings.TrimSpace(hw.Vendor + " " + hw.Product)},
+		{"processor", strings.TrimSpace(fmt.Sprintf("%d × %s", hw.Cores, hw.CPUModel))},
+		{"speed", fmt.Sprintf("%.2f of the reference, weight %d %%", n.Speed, n.Weight)},
+		{"memory", fmt.Sprintf("%s, %s free", memory(n.Load.MemTotalMiB), memory(n.Load.MemFreeMiB))},
+		{"firmware", hw.Firmware},
+		{"medium", sw.Medium},
+		{"kernel", sw.Kernel},
+		{"image", short(sw.ImageID)},
+		{"agent", sw.Agent},
+		{"load", fmt.Sprintf("%.2f runnable, %.0f %% of all cores busy", n.Load.Runnable, 100*n.Load.CPUBusy)},
+		{"tasks", fmt.Sprint(n.Load.Tasks)},
+		{"next", n.Hint},
+	}
+	for _, r := range rows {
+		if r[1] == "" || (r[0] == "speed" && n.Speed == 0) {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%-12s %s\n", r[0], r[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newNodeApproveCommand(at *headFlag) *cobra.Command {
+	var req api.ApproveRequest
+	c := &cobra.Command{
+		Use:   "approve [MACHINE...]",
+		Short: "Let pending machines in",
+		Long: `Let pending machines in as nodes. MACHINE is a MAC, or a fingerprint or the beginning of
+one: compare it with the one on the machine's screen.`,
+		Example: `  muster node approve k7qx-3fza-mm2d-5yth
+  muster node approve k7qx 3mmd --name 'n[7-8]'
+  muster node approve --all --name 'n[1-24]'     # in order of arrival`,
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			if req.All == (len(args) > 0) {
+				return usagef("name the machines to approve, or all that wait with --all; see: muster node list")
+			}
+			req.Machines = args
+			nodes, err := call.client.Approve(cmd.Context(), req)
+			for _, n := range nodes {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is %s (%s, %s)\n", n.Name, n.State, n.MAC, n.Fingerprint)
+			}
+			if err == nil && len(nodes) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "no machine is pending")
+			}
+			return err
+		}),
+	}
+	c.Flags().BoolVar(&req.All, "all", false, "every machine that is pending now, in order of arrival")
+	c.Flags().StringVar(&req.Names, "name", "", "names to give, as n7 or n[1-24] (default: lowest free n1, n2, ...)")
+	c.ValidArgsFunction = at.completeNodes
+	return c
+}
+
+// newNodeEachCommand returns a command that does one thing to each node that
+// is named; names may be host lists.
+func newNodeEachCommand(at *headFlag, use, short, done string, do func(cmd *cobra.Command, call *caller, name string) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   use + " NODE...",
+		Short: short,
+		Args:  cobra.MinimumNArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			names, err := expandNodes(args)
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				if err := do(cmd, call, name); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", name, done)
+			}
+			return nil
+		}),
+		ValidArgsFunction: at.completeNodes,
+	}
+}
+
+func newNodeRejectCommand(at *headFlag) *cobra.Command {
+	return newNodeEachCommand(at, "reject", "Turn machines away until they are approved after all", "is rejected",
+		func(cmd *cobra.Command, call *caller, name string) error {
+			return call.client.Reject(cmd.Context(), name)
+		})
+}
+
+func newNodeRemoveCommand(at *headFlag) *cobra.Command {
+	return newNodeEachCommand(at, "remove", "Forget nodes; what still runs there is ended", "is removed",
+		func(cmd *cobra.Command, call *caller, name string) error {
+			return call.client.RemoveNode(cmd.Context(), name)
+		})
+}
+
+func newNodeRebootCommand(at *headFlag) *cobra.Command {
+	return newNodeEachCommand(at, "reboot", "Reboot nodes", "reboots",
+		func(cmd *cobra.Command, call *caller, name string) error {
+			return call.client.RebootNode(cmd.Context(), name)
+		})
+}
+
+func newNodeAddCommand(at *headFlag) *cobra.Command {
+	var req api.DeclareRequest
+	c := &cobra.Command{
+		Use:     "add MAC|UUID",
+		Short:   "Make a machine known before it boots: it is let in without asking",
+		Example: "  muster node add 52:54:00:12:34:56 --name n7 --ip 10.77.0.7",
+		Args:    cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			if strings.Count(args[0], "-") == 4 && len(args[0]) == 36 {
+				req.UUID = strings.ToLower(args[0])
+			} else {
+				req.MAC = args[0]
+			}
+			n, err := call.client.DeclareNode(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is known as %s and is let in when it boots\n", args[0], orWord(n.Name, "the lowest free name"))
+			return err
+		}),
+	}
+	c.Flags().StringVar(&req.Name, "name", "", "its name (default: lowest free when it joins)")
+	c.Flags().StringVar(&req.IP, "ip", "", "fixed address, where this head gives out the addresses")
+	return c
+}
+
+func newNodeRenameCommand(at *headFlag) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rename NODE NAME",
+		Short: "Give a node another name",
+		Args:  cobra.ExactArgs(2),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			if _, err := call.client.RenameNode(cmd.Context(), args[0], args[1]); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is now %s\n", args[0], args[1])
+			return err
+		}),
+		ValidArgsFunction: at.completeNodes,
+	}
+}
+
+func newNodeLogCommand(at *headFlag) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "log NODE",
+		Short: "Show the kernel log that a node sent",
+		Args:  cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			lines, err := call.client.NodeLog(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), lines)
+			}
+			for _, l := range lines.Lines {
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "[%5d.%06d] %s\n", l.Micro/1e6, l.Micro%1e6, l.Text); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+		ValidArgsFunction: at.completeNodes,
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+// expandNodes expands host lists in arguments; what is no host list (a MAC,
+// a fingerprint) stays as it is.
+func expandNodes(args []string) ([]string, error) {
+	var names []string
+	for _, a := range args {
+		if !strings.ContainsAny(a, "[,") && strings.Count(a, "-") != 1 {
+			names = append(names, a)
+			continue
+		}
+		list, err := api.ParseHostList(a)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		names = append(names, list...)
+	}
+	return names, nil
+}
+
+func orDash(s string) string { return orWord(s, "-") }
+
+func orWord(s, word string) string {
+	if s == "" {
+		return word
+	}
+	return s
+}
+
+func countOrDash(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
+// memory writes mebibytes.
+func memory(mib int64) string {
+	switch {
+	case mib == 0:
+		return "-"
+	case mib < 10<<10:
+		return fmt.Sprintf("%dM", mib)
+	}
+	return fmt.Sprintf("%dG", (mib+512)>>10)
+}
+
+// short is the beginning of a hash, enough for people.
+func short(hash string) string {
+	if len(hash) > 12 {
+		return hash[:12]
+	}
+	return hash
+}

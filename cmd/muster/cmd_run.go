@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"muster/api"
+	"muster/api/client"
+)
+
+// exitMuster is the status of `muster run` when muster itself failed, as ssh
+// has it.
+const exitMuster = 255
+
+// runFlags are the flags of `muster run`.
+type runFlags struct {
+	tasks  int
+	spread bool
+	on     string
+	cores  int
+	mem    string
+	send   []string
+	name   string
+	detach bool
+	prefix bool
+	time   bool // catches -t
+}
+
+func newRunCommand(at *headFlag) *cobra.Command {
+	var f runFlags
+	c := &cobra.Command{
+		Use:   "run [flags] [--] COMMAND [ARG...]",
+		Short: "Run a command on the node that suits best, as if it ran here",
+		Long: `Run a command on the node that suits best. Its input comes from here, its output and errors are
+written here, signals are passed on, and the exit status is the command's. With -d it goes on without
+you; see muster job list and muster job logs.`,
+		Example: `  muster run hostname
+  muster run -n 8 --spread -- uname -n
+  sort words | muster run uniq -c > counts
+  muster run --send ./tool --send in.dat -- ./tool in.dat
+  muster run -d ./long; muster job logs -f 17`,
+		GroupID: "use",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			status, err := runJob(cmd, at, f, args)
+			if err != nil {
+				var usage usageError
+				if errors.As(err, &usage) {
+					return err
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "muster: error: %v\n", err)
+				return exitStatus(exitMuster)
+			}
+			if status != 0 {
+				return exitStatus(status)
+			}
+			return nil
+		},
+	}
+	flags := c.Flags()
+	flags.SetInterspersed(false)
+	flags.IntVarP(&f.tasks, "tasks", "n", 1, "how many tasks")
+	flags.BoolVar(&f.spread, "spread", false, "no two tasks on one node")
+	flags.StringVar(&f.on, "on", "", "only on these nodes, as n1 or n[1-4,7]")
+	flags.IntVarP(&f.cores, "cores", "c", 1, "cores of each task")
+	flags.StringVar(&f.mem, "mem", "", "memory of each task, as 512M or 2G")
+	flags.StringArrayVar(&f.send, "send", nil, "file to send along; it is in the command's working directory under the same relative path")
+	flags.StringVar(&f.name, "name", "", "name of the job (default: its command)")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return")
+	flags.BoolVar(&f.prefix, "prefix", false, "begin each line with its task")
+	flags.BoolVarP(&f.time, "tty", "t", false, "")
+	flags.Lookup("tty").Hidden = true
+	c.SetUsageTemplate(c.UsageTemplate() + `
+Exit status: the command's (128 + signal, 126 and 127 as a shell says them; the highest of several
+tasks), 255 when muster itself failed, 2 for wrong use.
+`)
+	_ = c.RegisterFlagCompletionFunc("on", at.completeNodes)
+	return c
+}
+
+// runJob submits a job and stays with it to its end. It returns the exit
+// status of the job.
+func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, error) {
+	spec, err := f.spec(args)
+	if err != nil {
+		return 0, err
+	}
+	call, err := at.connect()
+	if err != nil {
+		return 0, err
+	}
+	// Signals belong to the job from here on: the command's own context,
+	// which the first Ctrl-C ends, is of no use.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
+	defer cancel()
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+
+	for i, file := range spec.Files {
+		if err := sendFile(ctx, call.client, f.send[i], &spec.Files[i]); err != nil {
+			return 0, fmt.Errorf("sending %s: %w", file.Path, err)
+		}
+	}
+	if f.detach {
+		j, err := call.client.Submit(ctx, spec)
+		if err != nil {
+			return 0, err
+		}
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), j.ID)
+		return 0, err
+	}
+	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	run := client.RunOptions{Signals: signals, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
+	if spec.Stdin {
+		run.Stdin = cmd.InOrStdin()
+	}
+	run.Output = func(task int, stream api.Stream, data []byte) error {
+		w := out
+		if stream == api.Stderr {
+			w = errOut
+		}
+		_, err := w.Write(data)
+		return err
+	}
+	if f.prefix {
+		p := newPrefixer(out, errOut, spec.Tasks)
+		run.Output = p.write
+		defer p.flush()
+	}
+	j, err := call.client.Run(ctx, spec, run)
+	if err != nil {
+		return 0, err
+	}
+	return jobStatus(errOut, j), nil
+}
+
+// jobStatus is the exit status of an ended job. What the job could not say
+// itself is written to w.
+func jobStatus(w io.Writer, j api.Job) int {
+	for _, t := range j.Tasks {
+		if t.Error != "" {
+			fmt.Fprintf(w, "muster: task %d on %s: %s\n", t.Index, orWord(t.Node, "no node"), t.Error)
+		}
+	}
+	switch {
+	case j.ExitCode != 0:
+		return j.ExitCode
+	case j.State == api.JobFinished:
+		return 0
+	}
+	fmt.Fprintf(w, "muster: job %d %s: %s\n", j.ID, j.State, orWord(j.Reason, "no reason is known"))
+	return exitMuster
+}
+
+// spec checks the flags and makes the job's specification of them. The
+// hashes of files are still missing.
+func (f runFlags) spec(args []string) (api.JobSpec, error) {
+	if f.time {
+		if len(args) > 0 && isNumber(args[0]) {
+			return api.JobSpec{}, usagef("-t %s is how Slurm limits the time; tasks of muster run until they end, and timeout(1) ends them earlier: muster run timeout %sm %s",
+				args[0], args[0], strings.Join(args[1:], " "))
+		}
+		return api.JobSpec{}, usagef("-t: a task has no terminal yet; leave the flag out")
+	}
+	switch {
+	case len(args) == 0:
+		return api.JobSpec{}, usagef("no command to run; as in: muster run hostname")
+	case f.tasks < 1:
+		return api.JobSpec{}, usagef("-n %d: a job has at least one task", f.tasks)
+	case f.cores < 1:
+		return api.JobSpec{}, usagef("-c %d: a task has at least one core", f.cores)
+	}
+	mem, err := parseMemory(f.mem)
+	if err != nil {
+		return api.JobSpec{}, err
+	}
+	if f.on != "" {
+		if _, err := api.ParseHostList(f.on); err != nil {
+			return api.JobSpec{}, usagef("--on: %w", err)
+		}
+	}
+	spec := api.JobSpec{
+		Argv: args, Name: f.name, Tasks: f.tasks, Spread: f.spread, On: f.on, Cores: f.cores, MemMiB: mem,
+		Detached: f.detach, Stdin: !f.detach, Label: f.prefix, Env: passedEnvironment(os.Environ()), RequestID: rand.Text(),
+	}
+	for _, name := range f.send {
+		path := filepath.ToSlash(filepath.Clean(name))
+		if filepath.IsAbs(name) || !fs.ValidPath(path) {
+			return api.JobSpec{}, usagef("--send %s: it would not be below the working directory; cd to its folder and name it from there", name)
+		}
+		spec.Files = append(spec.Files, api.SentFile{Path: path})
+	}
+	return spec, nil
+}
+
+func isNumber(s string) bool {
+	_, err := strconv.Atoi(s)
+	return err == nil
+}
+
+// passedEnvironment is the part of the environment that has a meaning on
+// another machine.
+func passedEnvironment(env []string) []string {
+	var out []string
+	for _, kv := range env {
+		key, _, _ := strings.Cut(kv, "=")
+		switch {
+		case key == "LANG", key == "TZ", key == "TERM", key == "USER", key == "LOGNAME",
+			strings.HasPrefix(key, "LC_"), strings.HasPrefix(key, "OMP_"):
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// parseMemory reads 512M or 2G as mebibytes; "" is 0.
+func parseMemory(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	num, unit := s[:len(s)-1], s[len(s)-1]
+	n, err := strconv.ParseInt(num, 10, 40)
+	if err == nil && n > 0 {
+		switch unit {
+		case 'M', 'm':
+			return n, nil
+		case 'G', 'g':
+			return n << 10, nil
+		case 'T', 't':
+			return n << 20, nil
+		}
+	}
+	return 0, usagef("--mem %s: write memory as 512M or 2G", s)
+}
+
+// sendFile uploads the file name unless the head has its content, and fills
+// in what the job must know of it.
+func sendFile(ctx context.Context, c *client.Client, name string, file *api.SentFile) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return usageError{err}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return usagef("it is no regular file")
+	}
+	h := sha256.New()
+	if file.Size, err = io.Copy(h, f); err != nil {
+		return err
+	}
+	file.SHA256 = hex.EncodeToString(h.Sum(nil))
+	file.Mode = uint32(info.Mode().Perm())
+	has, err := c.HasBlob(ctx, file.SHA256)
+	if err != nil || has {
+		return err
+	}
+	return c.PutBlob(ctx, file.SHA256, file.Size, func() (io.ReadCloser, error) { return os.Open(name) })
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"muster/internal/need"
+	"muster/internal/vm"
+)
+
+// demoCommand is the program's demo in folder dir, with every other file that
+// it might write below home.
+func demoCommand(t *testing.T, dir, home string) *exec.Cmd {
+	t.Helper()
+	for _, f := range []vm.Firmware{vm.BIOS, vm.UEFI} {
+		if err := vm.Installed(f); err != nil {
+			need.Missing(t, "%v", err)
+		}
+	}
+	bin := need.File(t, os.Getenv("MUSTER_BIN"), "run the tests with make, which builds bin/muster")
+	image := os.Getenv("MUSTER_IMAGE")
+	need.File(t, filepath.Join(image, "manifest.json"), "run the tests with make, which builds the image")
+	cmd := exec.Command(bin, "demo", "--dir", dir, "--image", image, "--keep=no")
+	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "XDG_STATE_HOME="+home, "XDG_CACHE_HOME="+home)
+	cmd.Dir = home
+	return cmd
+}
+
+// TestVMDemo runs the demo as a newcomer does and reads what it shows.
+func TestVMDemo(t *testing.T) {
+	dir := t.ArtifactDir()
+	cmd := demoCommand(t, dir, t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("muster demo: %v\n%s", err, out)
+	}
+	text := string(out)
+	order := []string{
+		`both wait for approval`,
+		`(?m)^bios +(\S+) +(\S+)$`,
+		`(?m)^uefi +(\S+) +(\S+)$`,
+		`(?m)^\$ muster run hostname\nn[12]$`,
+		`(?m)^\$ muster run -n 2 --spread -- uname -n -r -m\nn[12] \S+ x86_64\nn[12] \S+ x86_64$`,
+		`(?m)^a\nb$`,
+		`(?m)^\$ muster run sh -c 'exit 7'; echo \$\?\n7$`,
+		`(?m)^148933 primes below 2000000, counted on n[12]$`,
+		`(?m)^n1 +ready .*\nn2 +ready `,
+	}
+	rest := text
+	for _, want := range order {
+		loc := regexp.MustCompile(want).FindStringIndex(rest)
+		if loc == nil {
+			t.Fatalf("the demo does not show %s where it ought to:\n%s", want, text)
+		}
+		rest = rest[loc[1]:]
+	}
+	for _, f := range regexp.MustCompile(`(?m)^(?:bios|uefi) +(\S+-\S+-\S+-\S+) +(\S+)$`).FindAllStringSubmatch(text, -1) {
+		if f[1] != f[2] {
+			t.Errorf("the screen shows %s, the head %s", f[1], f[2])
+		}
+	}
+}
+
+// interrupts is how often the demo is interrupted; its boots are left out for the
+// most part, since half of the times are short ones.
+const interrupts = 20
+
+// TestVMDemoInterrupted ends the demo with Ctrl-C at random times: nothing of it is
+// there afterwards but its folder.
+func TestVMDemoInterrupted(t *testing.T) {
+	before := takeInventory(t)
+	home := t.TempDir()
+	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	for i := range interrupts {
+		most := 2 * time.Second
+		if i%4 == 0 {
+			most = 25 * time.Second
+		}
+		after := time.Duration(random.Int64N(int64(most)))
+		dir := filepath.Join(t.ArtifactDir(), fmt.Sprint(i))
+		cmd := demoCommand(t, dir, home)
+		// A terminal sends Ctrl-C to its whole foreground group.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		select {
+		case err := <-done:
+			t.Fatalf("the demo ended before it was interrupted at %v: %v\n%s", after, err, out.String())
+		case <-time.After(after):
+		}
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatalf("interrupted at %v, the demo has not ended a minute later:\n%s", after, out.String())
+		}
+		if d := cmp.Diff(before, takeInventory(t)); d != "" {
+			t.Fatalf("interrupted at %v, the demo left something (-before +after):\n%s\nit said:\n%s", after, d, out.String())
+		}
+		if left := listFiles(t, home); len(left) > 0 {
+			t.Fatalf("interrupted at %v, the demo left files outside its folder: %q", after, left)
+		}
+	}
+}
+
+// inventory is what a program may leave behind.
+type inventory struct {
+	Processes, Namespaces, Links, Mounts []string
+}
+
+func takeInventory(t *testing.T) inventory {
+	t.Helper()
+	var inv inventory
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		cmdline, err := os.ReadFile(p + "/cmdline")
+		if err != nil {
+			continue // it has ended
+		}
+		// Others' processes come and go; ours are of these programs.
+		if words := strings.Split(string(cmdline), "\x00"); strings.Contains(words[0], "qemu-system") || filepath.Base(words[0]) == "muster" {
+			inv.Processes = append(inv.Processes, filepath.Base(p)+" "+strings.Join(words, " "))
+			if ns, err := os.Readlink(p + "/ns/net"); err == nil {
+				inv.Namespaces = append(inv.Namespaces, ns)
+			}
+		}
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		inv.Links = append(inv.Links, l.Name)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv.Mounts = strings.Split(strings.TrimSpace(string(mounts)), "\n")
+	for _, s := range [][]string{inv.Processes, inv.Namespaces, inv.Links, inv.Mounts} {
+		slices.Sort(s)
+	}
+	return inv
+}
+
+func listFiles(t *testing.T, dir string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if path != dir && !errors.Is(err, fs.ErrNotExist) {
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}

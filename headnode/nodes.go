@@ -1,0 +1,567 @@
+package headnode
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"muster/api"
+	"muster/headnode/scheduler"
+	"muster/headnode/store"
+)
+
+// kindMachine are the records of nodes, declared and rejected machines.
+const kindMachine = "machine"
+
+// machineSchema is the version of these records.
+const machineSchema = 1
+
+// Limits of what strangers can make the head remember.
+const (
+	maxPending = 4096 // machines that wait for approval
+	maxBooting = 4096 // machines that asked something by network
+)
+
+// agentWire is how nodes reaches agents. *Agents implements it.
+type agentWire interface {
+	// Push tells an agent its state, unasked. It does not block.
+	Push(key string, r api.JoinReply)
+	// Kick ends the connection of an agent, after what was pushed.
+	Kick(key string)
+	// Connected tells whether an agent is connected now.
+	Connected(key string) bool
+	// Request asks an agent for something and returns the reply's body.
+	Request(ctx context.Context, key, verb string, body []byte) ([]byte, error)
+}
+
+// machineRecord is what is durable of a machine. A machine that only booted
+// or is pending has none; its agent or firmware asks again.
+type machineRecord struct {
+	Schema     int            `json:"schema"`
+	State      api.NodeState  `json:"state"` // ready (a node), declared, rejected; else not durable
+	Name       string         `json:"name,omitempty"`
+	Admin      api.AdminState `json:"admin,omitempty"`
+	Weight     int            `json:"weight"`
+	Key        string         `json:"key,omitempty"` // public nkey of the session that was let in
+	BootID     string         `json:"boot_id,omitempty"`
+	Identity   api.Identity   `json:"identity,omitempty"`
+	FixedIP    string         `json:"fixed_ip,omitempty"`
+	Hardware   api.Hardware   `json:"hardware"`
+	Software   api.Software   `json:"software"`
+	By         string         `json:"by,omitempty"` // who approved, declared or rejected it
+	FirstHeard time.Time      `json:"first_heard,omitzero"`
+	Since      time.Time      `json:"since,omitzero"`
+}
+
+// machine is a machine or node as the head knows it now.
+type machine struct {
+	id  string
+	rev uint64 // of its record; 0: it has none
+	machineRecord
+
+	order     uint64 // of arrival
+	ip        string
+	stage     string // what a booting machine does
+	speed     float64
+	load      api.Load
+	lastHeard time.Time
+	interval  time.Duration // between heartbeats, as it was told
+	bootSeen  time.Time     // its firmware asked something, since it was last heard
+	link      api.LinkState
+	shown     api.NodeState // as it was published last
+	waitsFor  string        // id of the node with its address, which it may replace
+	waitWhy   string        // for its screen, while it is pending
+	log       kernelLog
+}
+
+func (m *machine) isNode() bool { return m.State == api.NodeReady }
+
+func (m *machine) mac() string {
+	if len(m.Hardware.MACs) == 0 {
+		return ""
+	}
+	return m.Hardware.MACs[0]
+}
+
+// nodesConfig is what [newNodes] needs; all is required but Log.
+type nodesConfig struct {
+	Store    store.Interface
+	Events   *Events
+	BootLogs *BootLogs
+	Now      clock
+	// Rejoin is the policy for a known machine at an address.
+	Rejoin func(ip string) rejoinPolicy
+	Log    *slog.Logger
+}
+
+// Nodes knows every machine and node, lets them in and watches over them.
+type Nodes struct {
+	cfg     nodesConfig
+	changed chan struct{}
+	wire    agentWire // set before anything joins
+	sink    taskSink  // set before anything joins
+
+	// changes is held through a change that is recorded, from the decision
+	// to the moment it is visible; it is taken before mu, and mu is not held
+	// while the store writes.
+	changes sync.Mutex
+
+	mu       sync.Mutex
+	machines map[string]*machine // by id
+	byKey    map[string]*machine
+	arrivals uint64
+	interval time.Duration
+}
+
+var _ nodeAdmin = (*Nodes)(nil)
+var _ fleet = (*Nodes)(nil)
+
+// newNodes reads the records.
+func newNodes(cfg nodesConfig) (*Nodes, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Nodes{
+		cfg: cfg, changed: make(chan struct{}, 1),
+		machines: map[string]*machine{}, byKey: map[string]*machine{}, interval: minHeartbeat,
+	}
+	now := cfg.Now()
+	for _, r := range cfg.Store.List(kindMachine) {
+		m := &machine{id: r.ID, rev: r.Rev}
+		if err := json.Unmarshal(r.Data, &m.machineRecord); err != nil {
+			return nil, fmt.Errorf("reading record of machine %s: %w", r.ID, err)
+		}
+		if m.Schema > machineSchema {
+			return nil, fmt.Errorf("record of machine %s has format %d and this muster knows up to %d; use a newer one", r.ID, m.Schema, machineSchema)
+		}
+		n.arrivals++
+		m.order = n.arrivals
+		if m.isNode() {
+			// It has the usual time to come back to a head that started.
+			m.lastHeard, m.interval, m.link = now, minHeartbeat, api.LinkLate
+		}
+		m.shown = n.stateOf(m)
+		n.machines[m.id] = m
+		if m.Key != "" {
+			n.byKey[m.Key] = m
+		}
+	}
+	n.interval = heartbeatInterval(n.countNodes())
+	return n, nil
+}
+
+// Run watches over the machines until ctx is done.
+func (n *Nodes) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			n.tick(ctx)
+		}
+	}
+}
+
+// tick notices what only time tells.
+func (n *Nodes) tick(ctx context.Context) {
+	now := n.cfg.Now()
+	n.mu.Lock()
+	var waiting []string
+	for _, m := range n.machines {
+		switch {
+		case m.isNode():
+			n.updateLink(m, now, "head")
+		case m.State == api.NodePending && now.Sub(m.lastHeard) >= pendingForgotten && !n.connected(m.Key):
+			n.forget(m, "head")
+		case (m.State == api.NodeBooting || m.State == api.NodeUnanswered) && now.Sub(m.lastHeard) >= bootingForgotten:
+			n.forget(m, "head")
+		case m.State == api.NodePending && m.waitsFor != "":
+			waiting = append(waiting, m.id)
+		}
+	}
+	n.interval = heartbeatInterval(n.countNodes())
+	n.mu.Unlock()
+	for _, id := range waiting {
+		n.retryWaiting(ctx, id)
+	}
+}
+
+// updateLink recomputes a node's link and publishes what changed.
+func (n *Nodes) updateLink(m *machine, now time.Time, actor string) {
+	m.link = linkOf(now.Sub(m.lastHeard), m.interval, m.bootSeen.After(m.lastHeard))
+	n.publish(m, actor)
+}
+
+// publish tells watchers when the shown state of a machine is a new one.
+func (n *Nodes) publish(m *machine, actor string) {
+	state := n.stateOf(m)
+	if state == m.shown {
+		return
+	}
+	n.cfg.Log.Info("machine changed state", "node", m.Name, "mac", m.mac(), "from", m.shown, "to", state, "actor", actor)
+	m.shown = state
+	m.Since = stamp(n.cfg.Now())
+	n.announce(m, actor)
+}
+
+// announce tells watchers of a machine as it is now.
+func (n *Nodes) announce(m *machine, actor string) {
+	v := n.view(m)
+	n.cfg.Events.Publish(api.Event{Kind: "node", Actor: actor, Node: &v})
+	n.signal()
+}
+
+// signal wakes the scheduler.
+func (n *Nodes) signal() {
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// forget drops a machine from memory.
+func (n *Nodes) forget(m *machine, actor string) {
+	delete(n.machines, m.id)
+	if n.byKey[m.Key] == m {
+		delete(n.byKey, m.Key)
+	}
+	v := n.view(m)
+	n.cfg.Events.Publish(api.Event{Kind: "node", Actor: actor, Node: &v, Removed: true})
+	n.signal()
+}
+
+func (n *Nodes) connected(key string) bool {
+	return key != "" && n.wire != nil && n.wire.Connected(key)
+}
+
+func (n *Nodes) countNodes() int {
+	count := 0
+	for _, m := range n.machines {
+		if m.isNode() {
+			count++
+		}
+	}
+	return count
+}
+
+func (n *Nodes) stateOf(m *machine) api.NodeState {
+	if m.isNode() {
+		return shownState(m.Admin, m.link)
+	}
+	return m.State
+}
+
+// Heard takes a heartbeat. It returns the name of the node, and false when
+// the sender is no node or has to join again.
+func (n *Nodes) Heard(key string, hb api.Heartbeat) (name string, ok bool) {
+	cleanHeartbeat(&hb)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.byKey[key]
+	if m == nil || !m.isNode() || hb.BootID != m.BootID {
+		return "", false
+	}
+	if hb.Speed > 0 {
+		m.speed = hb.Speed
+	}
+	more := changedLoad(m.load, hb.Load)
+	m.load = hb.Load
+	m.lastHeard = n.cfg.Now()
+	n.updateLink(m, m.lastHeard, m.Name)
+	if more {
+		n.signal()
+	}
+	return m.Name, true
+}
+
+// changedLoad tells whether the scheduler would see a difference.
+func changedLoad(a, b api.Load) bool {
+	return max(a.Runnable-b.Runnable, b.Runnable-a.Runnable) >= 0.5 || a.MemFreeMiB/64 != b.MemFreeMiB/64
+}
+
+// touch notes that something was heard of an agent, and returns the name of
+// its node, "" when it is none.
+func (n *Nodes) touch(key string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.byKey[key]
+	if m == nil {
+		return ""
+	}
+	m.lastHeard = n.cfg.Now()
+	if !m.isNode() {
+		return ""
+	}
+	return m.Name
+}
+
+// isApproved tells whether an agent has the rights of a node.
+func (n *Nodes) isApproved(key string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.byKey[key]
+	return m != nil && m.isNode()
+}
+
+// silentFor is how long nothing was heard of an agent.
+func (n *Nodes) silentFor(key string) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m := n.byKey[key]; m != nil {
+		return n.cfg.Now().Sub(m.lastHeard)
+	}
+	return silence
+}
+
+// Snapshot implements fleet.
+func (n *Nodes) Snapshot() []scheduler.Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	list := make([]scheduler.Node, 0, len(n.machines))
+	for _, m := range n.machines {
+		if !m.isNode() {
+			continue
+		}
+		ready, reason := takesTasks(m)
+		mem := m.load.MemTotalMiB
+		if mem == 0 {
+			mem = m.Hardware.MemoryMiB
+		}
+		list = append(list, scheduler.Node{
+			Name: m.Name, Ready: ready, Reason: reason,
+			Cores: m.Hardware.Cores, Speed: m.speed, Weight: m.Weight,
+			MemMiB: mem, MemFree: m.load.MemFreeMiB, Runnable: m.load.Runnable,
+			ImageID: m.Software.ImageID, RuntimeID: m.Software.RuntimeID,
+		})
+	}
+	slices.SortFunc(list, func(a, b scheduler.Node) int { return api.CompareNames(a.Name, b.Name) })
+	return list
+}
+
+// takesTasks tells whether a node takes tasks now, or why not.
+func takesTasks(m *machine) (bool, string) {
+	switch {
+	case m.link == api.LinkUnreachable:
+		return false, "unreachable since " + m.Since.Local().Format("15:04:05")
+	case m.link == api.LinkBooting:
+		return false, "booting"
+	case m.Admin != api.AdminReady:
+		return false, string(m.Admin)
+	case m.link != api.LinkUp:
+		return false, "not heard for a moment"
+	case m.Software.Protocol < api.Protocol:
+		return false, "its agent is older than this head; reboot it: muster node reboot " + m.Name
+	}
+	return true, ""
+}
+
+// Changed implements fleet.
+func (n *Nodes) Changed() <-chan struct{} { return n.changed }
+
+// Request implements fleet.
+func (n *Nodes) Request(ctx context.Context, node, verb string, body []byte) ([]byte, error) {
+	n.mu.Lock()
+	m := n.named(node)
+	var key string
+	if m != nil && m.isNode() {
+		key = m.Key
+	}
+	n.mu.Unlock()
+	if m == nil {
+		return nil, noMachine(node)
+	}
+	if key == "" {
+		return nil, &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("node %s was not heard yet", node)}
+	}
+	reply, err := n.wire.Request(ctx, key, verb, body)
+	if err != nil {
+		return nil, &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("node %s does not answer: %v", node, err), Hint: "see muster node show " + node}
+	}
+	return reply, nil
+}
+
+// Trouble says why a node is not heard, "" when it is.
+func (n *Nodes) Trouble(node string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.named(node)
+	if m == nil || m.link != api.LinkUnreachable && m.link != api.LinkBooting {
+		return ""
+	}
+	return fmt.Sprintf("%s is %s since %s", node, m.link, m.Since.Local().Format("15:04:05"))
+}
+
+func (n *Nodes) named(name string) *machine {
+	if name == "" {
+		return nil
+	}
+	for _, m := range n.machines {
+		if m.Name == name {
+			return m
+		}
+	}
+	return nil
+}
+
+// view is a machine as the API shows it.
+func (n *Nodes) view(m *machine) api.Node {
+	v := api.Node{
+		ID: m.id, Name: m.Name, State: n.stateOf(m), Stage: m.stage, MAC: m.mac(), IP: cmp.Or(m.ip, m.FixedIP),
+		Identity: m.Identity, BootID: m.BootID, Speed: m.speed, Weight: m.Weight,
+		Hardware: m.Hardware, Software: m.Software, Load: m.load,
+		FirstHeard: m.FirstHeard, LastHeard: stamp(m.lastHeard), Since: m.Since,
+	}
+	if m.lastHeard.IsZero() {
+		v.LastHeard = time.Time{}
+	}
+	v.Hardware.MACs = slices.Clone(m.Hardware.MACs)
+	if m.Key != "" {
+		v.Fingerprint, _ = keyFingerprint(m.Key)
+	}
+	if m.isNode() {
+		v.Admin, v.Link = m.Admin, m.link
+		if m.link != api.LinkBooting {
+			v.Stage = ""
+		}
+	}
+	v.Hint = hintFor(v, m.waitWhy)
+	return v
+}
+
+// hintFor is the command that would take a machine further.
+func hintFor(v api.Node, why string) string {
+	switch v.State {
+	case api.NodeUnanswered:
+		return fmt.Sprintf("muster node add %s, or muster enroll open 30m", v.MAC)
+	case api.NodePending:
+		hint := "muster node approve " + cmp.Or(v.MAC, v.Fingerprint)
+		if why != "" {
+			hint += " (" + why + ")"
+		}
+		return hint
+	case api.NodeRejected:
+		return "muster node approve " + cmp.Or(v.MAC, v.Fingerprint) + " lets it in after all"
+	case api.NodeUnreachable:
+		return "muster boot log " + v.Name
+	case api.NodePaused, api.NodeDraining:
+		return "muster node ready " + v.Name
+	}
+	return ""
+}
+
+// List implements nodeAdmin.
+func (n *Nodes) List() []api.Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make([]*machine, 0, len(n.machines))
+	for _, m := range n.machines {
+		all = append(all, m)
+	}
+	rank := func(m *machine) int {
+		switch {
+		case m.isNode():
+			return 0
+		case m.State == api.NodePending:
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(all, func(a, b *machine) int {
+		if c := cmp.Compare(rank(a), rank(b)); c != 0 {
+			return c
+		}
+		if a.isNode() {
+			return api.CompareNames(a.Name, b.Name)
+		}
+		return cmp.Compare(a.order, b.order)
+	})
+	list := make([]api.Node, len(all))
+	for i, m := range all {
+		list[i] = n.view(m)
+	}
+	return list
+}
+
+// KernelLog implements nodeAdmin.
+func (n *Nodes) KernelLog(ref string) ([]api.KernelLine, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m, err := n.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(m.log.lines), nil
+}
+
+// kernelLines takes lines of an agent's kernel log.
+func (n *Nodes) kernelLines(key string, lines []api.KernelLine) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m := n.byKey[key]; m != nil && m.isNode() {
+		m.log.add(lines)
+	}
+}
+
+// counts is what Status says of the nodes.
+func (n *Nodes) counts() (states map[api.NodeState]int, cores int, memMiB int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	states = map[api.NodeState]int{}
+	for _, m := range n.machines {
+		states[n.stateOf(m)]++
+		if ready, _ := takesTasks(m); m.isNode() && ready {
+			cores += m.Hardware.Cores
+			memMiB += m.Hardware.MemoryMiB
+		}
+	}
+	return states, cores, memMiB
+}
+
+// running are the nodes that run an image now.
+func (n *Nodes) running(imageID string) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	names := []string{}
+	for _, m := range n.machines {
+		if m.isNode() && m.Software.ImageID == imageID && m.link != api.LinkUnreachable {
+			names = append(names, m.Name)
+		}
+	}
+	slices.SortFunc(names, api.CompareNames)
+	return names
+}
+
+// Limits of the kernel log that is kept of a node.
+const (
+	maxLogLines = 2000
+	maxLogBytes = 128 << 10
+	maxLogLine  = 1000
+)
+
+// kernelLog is the end of a node's kernel log.
+type kernelLog struct {
+	lines []api.KernelLine
+	size  int
+}
+
+func (l *kernelLog) add(lines []api.KernelLine) {
+	for _, line := range lines {
+		line.Text = strings.ToValidUTF8(line.Text[:min(len(line.Text), maxLogLine)], "")
+		l.lines = append(l.lines, line)
+		l.size += len(line.Text)
+	}
+	drop := 0
+	for drop < len(l.lines) && (len(l.lines)-drop > maxLogLines || l.size > maxLogBytes) {
+		l.size -= len(l.lines[drop].Text)
+		drop++
+	}
+	l.lines = slices.Delete(l.lines, 0, drop)
+}

@@ -1,0 +1,201 @@
+package images
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Arches are the architectures that images can be built for, as Debian names
+// them.
+func Arches() []string { return []string{"amd64"} }
+
+const (
+	maxCmdline = 1024 // COMMAND_LINE_SIZE is 2048 on amd64; the boot loader and muster add to it
+
+	defaultMode = 0o644
+)
+
+var (
+	nameRE    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian Policy 5.6.7
+	moduleRE  = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+)
+
+// Check says everything that is wrong with a definition after inheritance. It
+// fills in the default of a file's mode.
+func (d *Definition) Check() error {
+	var errs []error
+	add := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	add(checkName(d.Name))
+	add(checkArch(d.Arch))
+	add(checkSuite(d.Suite))
+	add(checkMirror(d.Mirror))
+	add(checkKernel(d.Kernel))
+	add(checkModules(d.Modules))
+	for _, g := range d.Firmware {
+		add(checkGroup("firmware", g, groupNames(FirmwareGroups(), func(g FirmwareGroup) string { return g.Name })))
+	}
+	for _, p := range d.Packages {
+		if !packageRE.MatchString(p) {
+			add(fmt.Errorf("packages: %q cannot be the name of a Debian package", p))
+		}
+	}
+	for _, c := range d.GoCommands {
+		add(checkGoCommand(c))
+	}
+	seen := make(map[string]bool)
+	for i := range d.Files {
+		f := &d.Files[i]
+		if f.Mode == 0 {
+			f.Mode = defaultMode
+		}
+		add(checkFile(f))
+		if seen[f.Path] {
+			add(fmt.Errorf("files: %s is there twice", f.Path))
+		}
+		seen[f.Path] = true
+	}
+	return errors.Join(errs...)
+}
+
+func checkName(name string) error {
+	if name == "" {
+		return errors.New("name: is missing")
+	}
+	if !nameRE.MatchString(name) {
+		return fmt.Errorf("name: %q has to be lower case letters, digits, dots and dashes, at most 63", name)
+	}
+	return nil
+}
+
+func checkArch(arch string) error {
+	if arch == "" {
+		return fmt.Errorf("arch: is missing; give one of: %s, or inherit it with from: compute", strings.Join(Arches(), ", "))
+	}
+	if !slices.Contains(Arches(), arch) {
+		return fmt.Errorf("arch: %s images cannot be built%s; can be: %s", arch, didYouMean(arch, Arches()), strings.Join(Arches(), ", "))
+	}
+	return nil
+}
+
+func checkSuite(suite string) error {
+	if suite == "" {
+		return errors.New("suite: is missing; give one, such as trixie, or inherit it with from: compute")
+	}
+	if _, err := OriginOf(suite); err != nil {
+		return fmt.Errorf("suite: %w", err)
+	}
+	return nil
+}
+
+func checkMirror(mirror string) error {
+	if mirror != "" && !strings.HasPrefix(mirror, "http://") && !strings.HasPrefix(mirror, "https://") {
+		return fmt.Errorf("mirror: %q is no http:// or https:// URL", mirror)
+	}
+	return nil
+}
+
+func checkKernel(k Kernel) error {
+	switch {
+	case k.Package == "":
+		return errors.New("kernel: package is missing, such as linux-image-amd64, or inherit it with from: compute")
+	case !packageRE.MatchString(k.Package):
+		return fmt.Errorf("kernel: package %q cannot be the name of a Debian package", k.Package)
+	case len(k.Cmdline) > maxCmdline:
+		return fmt.Errorf("kernel: cmdline has %d bytes; at most %d leave room for what is added when a machine boots", len(k.Cmdline), maxCmdline)
+	case strings.ContainsFunc(k.Cmdline, func(r rune) bool { return r < ' ' || r > '~' }):
+		return errors.New("kernel: cmdline has characters other than printable ASCII")
+	}
+	return nil
+}
+
+func checkModules(m Modules) error {
+	var errs []error
+	groups := groupNames(ModuleGroups(), func(g ModuleGroup) string { return g.Name })
+	for _, g := range m.Groups {
+		errs = append(errs, checkGroup("modules: groups", g, groups))
+	}
+	for _, name := range m.Names {
+		if !moduleRE.MatchString(name) {
+			errs = append(errs, fmt.Errorf("modules: names: %q cannot be the name of a kernel module", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func groupNames[G any](groups []G, name func(G) string) []string {
+	var names []string
+	for _, g := range groups {
+		names = append(names, name(g))
+	}
+	return names
+}
+
+// checkGoCommand allows what gives the same program each time: a package of
+// a module at a version, or a folder of the host.
+func checkGoCommand(c string) error {
+	if strings.HasPrefix(c, "/") || isRelative(c) {
+		return nil
+	}
+	pkg, version, ok := strings.Cut(c, "@")
+	if !ok || version == "" || version == "latest" || pkg == "" {
+		return fmt.Errorf("go-commands: %s needs a version (%s@v1.2.3), or is a folder and begins with ./ or /", c, strings.TrimSuffix(pkg, "@"))
+	}
+	return nil
+}
+
+// reserved are the places of an initramfs that belong to muster. A path that
+// ends in a slash covers everything below it.
+var reserved = []string{
+	"/init", "/sbin/modprobe", "/bin/bb", "/modules.sqfs", "/lib/modules/", "/usr/lib/muster/", "/dev/", "/proc/", "/sys/", "/run/",
+	"/etc/muster/image", "/etc/muster/runtime", "/etc/muster/early", "/etc/muster/files", "/etc/muster/site.json",
+}
+
+func checkFile(f *File) error {
+	if !strings.HasPrefix(f.Path, "/") || f.Path != path.Clean(f.Path) || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
+		return fmt.Errorf("files: path %q has to be absolute and without . or .. in it", f.Path)
+	}
+	for _, r := range reserved {
+		if f.Path == strings.TrimSuffix(r, "/") || strings.HasSuffix(r, "/") && strings.HasPrefix(f.Path, r) {
+			return fmt.Errorf("files: %s belongs to muster (docs/initramfs.md)", f.Path)
+		}
+	}
+	if kind := privateKey(f.Data); kind != "" && !f.Public {
+		return fmt.Errorf("files: %s holds %s: everybody on the boot network can fetch an image; leave it out, or say public: true at this file if that is meant", f.Path, kind)
+	}
+	return nil
+}
+
+var pemRE = regexp.MustCompile(`-----BEGIN (([A-Z0-9]+ )*PRIVATE KEY)( BLOCK)?-----`)
+
+// privateKey names the kind of private key in data, or returns "".
+func privateKey(data []byte) string {
+	if m := pemRE.FindSubmatch(data); m != nil {
+		return "a private key (" + string(m[1]) + ")"
+	}
+	if bytes.HasPrefix(data, []byte("PuTTY-User-Key-File-")) {
+		return "a private key (PuTTY)"
+	}
+	if len(data) < 64<<10 && len(data) > 0 && data[0] == 0x30 { // an ASN.1 sequence
+		if _, err := x509.ParsePKCS8PrivateKey(data); err == nil {
+			return "a private key (PKCS #8)"
+		}
+		if _, err := x509.ParsePKCS1PrivateKey(data); err == nil {
+			return "a private key (PKCS #1)"
+		}
+		if _, err := x509.ParseECPrivateKey(data); err == nil {
+			return "a private key (SEC 1)"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,134 @@
+package images
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Definition is an image definition: the text that a person writes, after
+// inheritance ([Load]). docs/definition.md is its reference.
+//
+// The JSON form is what image IDs are made of: it holds the contents of
+// files by hash and nothing of the folder that the definition was read from.
+type Definition struct {
+	Name string `yaml:"name" json:"name"`
+	From string `yaml:"from" json:"-"`
+
+	Arch   string `yaml:"arch" json:"arch"`     // as Debian names it
+	Suite  string `yaml:"suite" json:"suite"`   // release of the distribution: trixie
+	Mirror string `yaml:"mirror" json:"-"`      // base URL of an archive; "": see docs/definition.md
+	Kernel Kernel `yaml:"kernel" json:"kernel"` // package and command line
+
+	Modules    Modules  `yaml:"modules" json:"modules"`
+	Firmware   []string `yaml:"firmware" json:"firmware,omitempty"`       // groups, see [FirmwareGroups]
+	Commands   []string `yaml:"commands" json:"commands,omitempty"`       // u-root commands; none: all of the busybox
+	GoCommands []string `yaml:"go-commands" json:"go_commands,omitempty"` // import paths with version, or folders
+	Files      []File   `yaml:"files" json:"files,omitempty"`
+	Packages   []string `yaml:"packages" json:"packages,omitempty"` // of the userland
+}
+
+// Kernel says which kernel an image has and how it is started.
+type Kernel struct {
+	Package string `yaml:"package" json:"package"` // a meta package, or one kernel exactly
+	Cmdline string `yaml:"cmdline" json:"cmdline"`
+}
+
+// Modules says which kernel modules a machine needs until it has joined. What
+// they depend on comes along.
+type Modules struct {
+	Groups []string `yaml:"groups" json:"groups,omitempty"` // see [ModuleGroups]
+	Names  []string `yaml:"names" json:"names,omitempty"`   // modules by name
+}
+
+// File is a file that a definition adds to the initramfs.
+type File struct {
+	Path    string `yaml:"path" json:"path"`
+	Content string `yaml:"content" json:"-"`
+	Source  string `yaml:"source" json:"-"` // file of the host, relative to the definition
+	Mode    Mode   `yaml:"mode" json:"mode"`
+	Owner   Owner  `yaml:"owner" json:"owner"`
+	// Public says that a private key in this file is meant to be readable by
+	// everybody on the boot network.
+	Public bool `yaml:"public" json:"-"`
+
+	// Data is the content, from Content or Source, after [Load].
+	Data []byte `yaml:"-" json:"-"`
+	// SHA256 is the hash of Data after [Load].
+	SHA256 string `yaml:"-" json:"sha256"`
+}
+
+// Mode is permission bits, written in octal.
+type Mode uint32
+
+// UnmarshalYAML reads the mode from the text as it stands in the file, since YAML
+// reads 0755 and 755 as different numbers.
+func (m *Mode) UnmarshalYAML(text []byte) error {
+	s := strings.Trim(strings.TrimSpace(string(text)), `"'`)
+	n, err := strconv.ParseUint(strings.TrimPrefix(s, "0o"), 8, 16)
+	if err != nil || n > 0o7777 {
+		return fmt.Errorf("mode %s is not an octal number from 0 to 7777, such as 0644", s)
+	}
+	*m = Mode(n)
+	return nil
+}
+
+// Owner is a numeric owner and group.
+type Owner struct {
+	UID uint32 `json:"uid"`
+	GID uint32 `json:"gid"`
+}
+
+// UnmarshalYAML reads "UID", "UID:GID" or "root".
+func (o *Owner) UnmarshalYAML(text []byte) error {
+	s := strings.Trim(strings.TrimSpace(string(text)), `"'`)
+	user, group, both := strings.Cut(s, ":")
+	if !both {
+		group = user
+	}
+	var err error
+	if o.UID, err = ownerID(user); err != nil {
+		return fmt.Errorf("owner %s: %w", s, err)
+	}
+	if o.GID, err = ownerID(group); err != nil {
+		return fmt.Errorf("owner %s: %w", s, err)
+	}
+	return nil
+}
+
+func ownerID(s string) (uint32, error) {
+	if s == "root" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q is neither a number nor root; an image has no other users", s)
+	}
+	return uint32(n), nil
+}
+
+// Hash returns the SHA-256 of everything in a loaded definition that has an
+// influence on the image.
+func (d *Definition) Hash() string { return hashJSON(d) }
+
+// RequestHash returns the SHA-256 of what a definition asks of the package
+// archive. A [Lock] is good for every definition with the same one.
+func (d *Definition) RequestHash() string {
+	return hashJSON(struct {
+		Arch, Suite, Kernel string
+		Firmware, Packages  []string
+	}{d.Arch, d.Suite, d.Kernel.Package, d.Firmware, d.Packages})
+}
+
+// hashJSON hashes the JSON form of v, whose fields have a fixed order.
+func hashJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("encoding %T: %v", v, err)) // only types of this package, which all have a JSON form
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,143 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"muster/api"
+	"muster/nodeagent/task"
+)
+
+const (
+	// A lost connection is tried again after retryAfter and up to
+	// retryJitter more, so that a thousand nodes do not come at once.
+	retryAfter  = 200 * time.Millisecond
+	retryJitter = time.Second
+	// joinEvery is how often a machine that waits asks again.
+	joinEvery = 30 * time.Second
+	// requestTimeout is how long the head may take to answer.
+	requestTimeout = 10 * time.Second
+)
+
+// Agent is a machine's side of the cluster. Make one with [New].
+type Agent struct {
+	cfg   Config
+	key   sessionKey
+	log   *slog.Logger
+	tasks *task.Manager
+	speed *speedTest
+
+	mu     sync.Mutex
+	status Status
+	link   *nats.Conn // carries the traffic of tasks; nil while not approved
+	pin    string     // of the only head that is spoken to; "" until one was met
+	known  bool       // the head has approved this machine during this run
+	name   string     // that Named was told last
+}
+
+// New returns an agent with the session key of cfg.RunDir, which is made if
+// there is none, and the tasks that an earlier agent has left there.
+func New(cfg Config) (*Agent, error) {
+	cfg, err := cfg.check()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
+		return nil, fmt.Errorf("making directory of the agent: %w", err)
+	}
+	key, err := loadKey(cfg.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, key: key, log: cfg.Log, pin: cfg.Pin, speed: newSpeedTest()}
+	if a.pin == "" {
+		a.pin = rememberedPin(cfg.RunDir)
+	}
+	a.tasks, err = task.New(cfg.taskConfig(a))
+	if err != nil {
+		return nil, err
+	}
+	a.status = Status{
+		Phase: PhaseConnecting, Head: cfg.Head, Fingerprint: key.fingerprint,
+		HeadFingerprint: api.FingerprintOfPin(a.pin), Pinned: cfg.Pin != "",
+	}
+	return a, nil
+}
+
+// Run keeps the machine connected until ctx is done. Tasks go on after it has
+// returned, and the next agent of the same RunDir takes them over.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.tasks.Run(ctx) })
+	g.Go(func() error { a.speed.run(ctx); return nil })
+	g.Go(func() error { a.stayConnected(ctx); return nil })
+	return g.Wait()
+}
+
+// errReconnect ends a session whose head asked for a new connection.
+var errReconnect = errors.New("the head asks for a new connection")
+
+func (a *Agent) stayConnected(ctx context.Context) {
+	if a.cfg.Head == "" {
+		a.show(func(s *Status) {
+			s.Phase = PhaseNoHead
+			s.Reason = "no head is known; give muster.head=ADDRESS on the kernel command line"
+		})
+		<-ctx.Done()
+		return
+	}
+	var last time.Time // of an immediate new connection
+	for ctx.Err() == nil {
+		err := a.session(ctx)
+		wait := retryAfter + rand.N(retryJitter)
+		if errors.Is(err, errReconnect) && time.Since(last) > time.Second {
+			last = time.Now()
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		a.log.Warn("not connected to the head", "head", a.cfg.Head, "error", err)
+		a.show(func(s *Status) {
+			s.Phase, s.Reason, s.Message = PhaseConnecting, reason(a.cfg.Head, err), ""
+		})
+		pause(ctx, wait)
+	}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// show changes the status, and the screen if that made a difference.
+func (a *Agent) show(change func(*Status)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.status
+	change(&a.status)
+	if a.status != before && a.cfg.Screen != nil {
+		a.cfg.Screen.Show(a.status)
+	}
+}
+
+// Status returns what the screen shows.
+func (a *Agent) Status() Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.status
+}

@@ -1,0 +1,135 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"muster/api"
+	"muster/nodeagent/task"
+)
+
+// Config is what an [Agent] needs. Only RunDir and Facts are required.
+type Config struct {
+	// Head is HOST:PORT of the head, or "" when none is known: the agent
+	// then says so on its screen and waits.
+	Head string
+	// Pin is the SHA-256 of the head's public key in hexadecimal, as
+	// [api.Pin] gives it. Empty: the first head that answers is remembered
+	// in RunDir and no other is spoken to until the machine boots again.
+	Pin string
+
+	// RunDir keeps the session key and the tasks, /run/muster on a node. It
+	// must be on a file system that ends with the boot.
+	RunDir string
+	// CgroupRoot is a directory of cgroup v2 in which tasks get their
+	// groups, /sys/fs/cgroup on a node. Empty: tasks run without groups.
+	CgroupRoot string
+	// Init is the in-namespace init of tasks. Empty: /usr/lib/muster/init.
+	Init string
+	// Shim is the command that runs [task.Shim] with the directory of a
+	// task as its last argument. Empty: this program with argument shim.
+	Shim []string
+	// MaxTasks bounds the tasks that are held at a time. 0: 1024.
+	MaxTasks int
+
+	// Facts describes the machine for a join request: BootID, IP, Hardware,
+	// Software, Uptime. The agent fills in the rest. Called from one
+	// goroutine, at every join.
+	Facts func() api.JoinRequest
+	// Screen shows how far the machine is. Nil: nothing is shown.
+	Screen Screen
+	// Clock gets the head's time after every join. Nil: it is left alone.
+	Clock Clock
+	// Named is told the node's name when the head gives or changes it, before
+	// any task starts. Nil: the host name is left alone.
+	Named func(name string) error
+	// KernelLog waits for lines of the kernel's log and returns them, at most
+	// 100 at a time. It is called only while the head takes them. Nil: none
+	// are sent. It returns an error only when it ends for good.
+	KernelLog func(ctx context.Context) ([]api.KernelLine, error)
+	// Reboot restarts the machine. Nil: the head is told that this agent
+	// may not.
+	Reboot func() error
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// Screen is what shows a [Status] to a person before the machine.
+type Screen interface {
+	// Show replaces what was shown before. It must not block for long and
+	// is called from one goroutine at a time.
+	Show(Status)
+}
+
+// Clock is what sets the machine's clock.
+type Clock interface {
+	// Apply is told the head's time as of now: step the first time, slew from
+	// then on.
+	Apply(head time.Time)
+}
+
+// Phase is how far a machine is on its way to being a node.
+type Phase string
+
+// The phases.
+const (
+	PhaseNoHead     Phase = "no head"    // no head is known
+	PhaseConnecting Phase = "connecting" // Reason says why it is not connected yet
+	PhasePending    Phase = "pending"    // a person must approve it
+	PhaseRejected   Phase = "rejected"   // a person has rejected it
+	PhaseReady      Phase = "ready"      // it is a node
+)
+
+// Status is what a person before the machine should know.
+type Status struct {
+	Phase           Phase
+	Name            string // of the node; empty before approval
+	Head            string // HOST:PORT
+	HeadFingerprint string // empty until a head has answered or when a pin is not known
+	Pinned          bool   // HeadFingerprint comes from the image or command line, not from the network
+	Fingerprint     string // of this machine's session key
+	Message         string // from the head: what it waits for, what to type where
+	Reason          string // why it is not connected, and what to try
+	Tasks           int    // tasks that run here
+}
+
+// check fills in defaults.
+func (c Config) check() (Config, error) {
+	if c.Facts == nil {
+		return c, errors.New("nodeagent: Config.Facts is missing")
+	}
+	if c.RunDir == "" {
+		return c, errors.New("nodeagent: Config.RunDir is missing")
+	}
+	if c.Head != "" {
+		if _, _, err := net.SplitHostPort(c.Head); err != nil {
+			return c, fmt.Errorf("reading address of the head %q: %w; want HOST:PORT", c.Head, err)
+		}
+	}
+	c.Pin = strings.ToLower(c.Pin)
+	if c.Pin != "" && !validPin(c.Pin) {
+		return c, fmt.Errorf("reading pin of the head %q: want 64 hexadecimal digits", c.Pin)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+func (c Config) taskConfig(up task.Uplink) task.Config {
+	return task.Config{
+		Dir:        filepath.Join(c.RunDir, "tasks"),
+		CgroupRoot: c.CgroupRoot,
+		Init:       c.Init,
+		Shim:       c.Shim,
+		Max:        c.MaxTasks,
+		Uplink:     up,
+		Log:        c.Log,
+	}
+}

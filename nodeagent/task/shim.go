@@ -1,0 +1,596 @@
+package task
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"muster/api"
+)
+
+const (
+	// window is how much output may be on its way to the head.
+	window = 32 * api.MaxChunk
+	// resendAfter is how long the shim waits for an acknowledgement before it
+	// sends again; it doubles up to resendMax.
+	resendAfter = 2 * time.Second
+	resendMax   = 16 * time.Second
+	// killPatience is how long killed processes may take to be gone; more
+	// means that they hang in the kernel.
+	killPatience = 10 * time.Second
+)
+
+// The descriptors that the agent passes to a shim.
+const (
+	fdAgent = 3 // one end of a stream socket pair
+	fdLock  = 4 // the lock file, locked
+)
+
+// shim is the parent of a task.
+type shim struct {
+	dir    string
+	spec   spec
+	spool  *spool
+	input  *input
+	resend *time.Timer
+
+	mu      sync.Mutex
+	wake    sync.Cond // signaled when there is something to send
+	conn    net.Conn  // the agent; nil while there is none
+	fresh   bool      // the agent knows nothing yet
+	changed bool      // the agent should be told the state
+	going   bool      // the agent takes output
+	sent    int64     // first byte of output that the agent was not sent
+	wait    time.Duration
+	events  []api.TaskEvent // that happened
+	told    int             // how many of them the agent was sent
+	shut    bool            // the agent knows that no input is read
+	process *os.Process     // init; nil before it runs and after it ended
+	started bool            // the program runs: signals have a receiver
+	held    []unix.Signal   // that came before
+	done    bool            // the agent has forgotten the task
+}
+
+// Shim runs the task of a directory and returns when the agent has told it to
+// forget the task. It is the whole of a process that an agent started, with
+// the descriptors that only the agent passes.
+func Shim(dir string) error {
+	sp, err := readSpec(dir)
+	if err != nil {
+		return err
+	}
+	unix.CloseOnExec(fdLock)
+	agent, err := fileConn(fdAgent)
+	if err != nil {
+		return fmt.Errorf("starting shim: descriptor %d is no socket: %w; shims are started by the agent", fdAgent, err)
+	}
+	s, err := newShim(dir, sp)
+	if err != nil {
+		return err
+	}
+	l, err := listen(filepath.Join(dir, fileSocket))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	s.attach(agent)
+	go s.accept(l)
+	go s.run()
+	s.send()
+	return nil
+}
+
+func newShim(dir string, sp spec) (*shim, error) {
+	out, err := newSpool(spoolSize)
+	if err != nil {
+		return nil, err
+	}
+	s := &shim{dir: dir, spec: sp, spool: out, wait: resendAfter}
+	s.wake.L = &s.mu
+	s.input = newInput(s.poke)
+	s.resend = time.AfterFunc(time.Hour, s.goBack)
+	s.resend.Stop()
+	return s, nil
+}
+
+func fileConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "agent")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// listen makes the socket for later agents. Path names of sockets are short,
+// so it is reached through its directory's descriptor.
+func listen(path string) (net.Listener, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("opening directory of a task: %w", err)
+	}
+	defer dir.Close()
+	old := unix.Umask(0o177)
+	defer unix.Umask(old)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socketPath(dir), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listening for agents at %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// socketPath names the socket in an open directory in few bytes.
+func socketPath(dir *os.File) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), fileSocket)
+}
+
+func (s *shim) accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		s.attach(c)
+	}
+}
+
+// attach makes c the agent.
+func (s *shim) attach(c net.Conn) {
+	s.mu.Lock()
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	s.conn, s.fresh, s.going = c, true, false
+	s.wake.Broadcast()
+	s.mu.Unlock()
+	go s.listenTo(c)
+}
+
+// drop forgets c if it is the agent still.
+func (s *shim) drop(c net.Conn) {
+	c.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == c {
+		s.conn, s.going = nil, false
+	}
+}
+
+// poke makes the sender look for work.
+func (s *shim) poke() {
+	s.mu.Lock()
+	s.wake.Broadcast()
+	s.mu.Unlock()
+}
+
+// listenTo does what an agent asks until its connection ends.
+func (s *shim) listenTo(c net.Conn) {
+	defer s.drop(c)
+	r := newFrameReader(bufio.NewReaderSize(c, 16<<10))
+	for {
+		f, _, err := r.next()
+		if err != nil {
+			return
+		}
+		s.handle(c, f)
+	}
+}
+
+func (s *shim) handle(c net.Conn, f api.Frame) {
+	switch f.Type {
+	case frameGo, frameHold:
+		s.setGoing(c, f.Type == frameGo)
+	case api.FrameOutputAck:
+		s.acked(f.Offset)
+	case api.FrameInput:
+		s.input.take(f.Offset, f.Data)
+		s.poke()
+	case api.FrameInputEOF:
+		s.input.end(f.Offset)
+		s.poke()
+	case api.FrameSignal:
+		s.signal(unix.Signal(f.Offset))
+	case frameForget:
+		s.forget()
+	}
+}
+
+func (s *shim) setGoing(c net.Conn, going bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != c {
+		return
+	}
+	s.going = going
+	s.sent, _ = s.spool.bounds()
+	s.wait = resendAfter
+	s.wake.Broadcast()
+}
+
+// acked takes the head's word that it has output up to off.
+func (s *shim) acked(off int64) {
+	news := s.spool.ack(off)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !news {
+		return
+	}
+	s.wait = resendAfter
+	if s.sent < off { // acknowledged from before a repetition
+		s.sent = off
+	}
+	if s.sent > off {
+		s.resend.Reset(s.wait)
+	} else {
+		s.resend.Stop()
+	}
+	s.wake.Broadcast()
+}
+
+// goBack sends again what was not acknowledged for too long.
+func (s *shim) goBack() {
+	acked, _ := s.spool.bounds()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.going && s.sent > acked {
+		s.sent = acked
+		s.wait = min(2*s.wait, resendMax)
+		s.wake.Broadcast()
+	}
+}
+
+func (s *shim) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.events); n > 0 && s.events[n-1].State.Ended() {
+		s.done = true
+		s.wake.Broadcast()
+	}
+}
+
+// send writes to the agent whatever it should know, until the task is
+// forgotten.
+func (s *shim) send() {
+	buf := make([]byte, 0, api.FrameHeaderSize+api.MaxChunk)
+	for {
+		c, b, err := s.next(buf)
+		if c == nil {
+			return
+		}
+		if err == nil {
+			_, err = c.Write(b)
+		}
+		if err != nil {
+			s.drop(c)
+		}
+	}
+}
+
+// next waits for something to send. A nil connection means that there will be
+// nothing any more.
+func (s *shim) next(buf []byte) (net.Conn, []byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if s.done {
+			return nil, nil, nil
+		}
+		if s.conn != nil {
+			b := s.messages(buf[:0])
+			var err error
+			if len(b) == 0 {
+				b, err = s.output(buf[:0])
+			}
+			if len(b) > 0 || err != nil {
+				return s.conn, b, err
+			}
+		}
+		s.wake.Wait()
+	}
+}
+
+// messages appends what is due besides output.
+func (s *shim) messages(b []byte) []byte {
+	if s.fresh {
+		s.fresh, s.told, s.shut, s.changed = false, 0, false, true
+	}
+	if s.changed {
+		s.changed = false
+		b = appendJSONFrame(b, frameState, s.status())
+	}
+	for ; s.told < len(s.events); s.told++ {
+		b = appendJSONFrame(b, frameEvent, s.events[s.told])
+	}
+	n, next, shut := s.input.acks()
+	for range n {
+		b = api.AppendFrame(b, api.Frame{Type: api.FrameInputAck, Offset: next})
+	}
+	if shut && !s.shut {
+		s.shut = true
+		b = api.AppendFrame(b, api.Frame{Type: api.FrameInputShut, Offset: next})
+	}
+	return b
+}
+
+func (s *shim) status() api.TaskStatus {
+	_, end := s.spool.bounds()
+	st := api.TaskStatus{TaskRef: s.spec.Start.TaskRef, State: api.JobRunning, Output: end, Input: s.input.taken()}
+	if s.process != nil {
+		st.PID = s.process.Pid
+	}
+	if n := len(s.events); n > 0 {
+		st.State = s.events[n-1].State
+	}
+	return st
+}
+
+// output appends the next frame of output, if the agent takes one now.
+func (s *shim) output(b []byte) ([]byte, error) {
+	acked, end := s.spool.bounds()
+	if !s.going || s.sent >= end || s.sent-acked >= window {
+		return b, nil
+	}
+	data := b[api.FrameHeaderSize:cap(b)][:api.MaxChunk]
+	stream, n, err := s.spool.read(s.sent, data)
+	if err != nil || n == 0 {
+		return b, err
+	}
+	// The data lies where it belongs; the header is put before it.
+	b = api.AppendFrame(b, api.Frame{
+		Type: api.FrameOutput, Stream: stream, Task: s.spec.Start.Index, Offset: s.sent, Data: data[:n],
+	})
+	if s.sent == acked {
+		s.resend.Reset(s.wait)
+	}
+	s.sent += int64(n)
+	return b, nil
+}
+
+// happened records an event for the agent.
+func (s *shim) happened(ev api.TaskEvent) {
+	ev.TaskRef, ev.Time = s.spec.Start.TaskRef, time.Now().UTC()
+	if ev.State.Ended() {
+		if err := writeJSON(filepath.Join(s.dir, fileEnd), ev); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, ev)
+	s.wake.Broadcast()
+}
+
+// signal passes a signal to the program, or kills all of the task.
+func (s *shim) signal(sig unix.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case sig < 0 || sig > 64:
+	case sig == unix.SIGKILL:
+		s.kill()
+	case !s.started:
+		if len(s.held) < 64 {
+			s.held = append(s.held, sig)
+		}
+	case s.process != nil:
+		s.process.Signal(toInit(sig))
+	}
+}
+
+// toInit translates what init itself could not receive.
+func toInit(sig unix.Signal) unix.Signal {
+	if sig == unix.SIGSTOP {
+		return signalStop
+	}
+	return sig
+}
+
+// kill ends every process of the task. The namespace's init takes all others
+// with it; the group covers what has left the namespace's parentage.
+func (s *shim) kill() {
+	if s.process == nil {
+		s.held = append(s.held[:0], unix.SIGKILL)
+		return
+	}
+	if s.spec.Cgroup != "" {
+		if os.WriteFile(filepath.Join(s.spec.Cgroup, "cgroup.kill"), []byte("1"), 0) == nil {
+			return
+		}
+	}
+	s.process.Kill()
+}
+
+// running passes on the signals that came while the program was started.
+func (s *shim) running() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started = true
+	for _, sig := range s.held {
+		s.process.Signal(toInit(sig))
+	}
+	s.held = nil
+}
+
+// run starts the program and records how it went.
+func (s *shim) run() {
+	// The kernel kills init when the thread that started it ends.
+	runtime.LockOSThread()
+	ev := s.execute()
+	if err := killGroup(s.spec.Cgroup, killPatience); err != nil && ev.Error == "" {
+		ev.Error = err.Error()
+	}
+	_, ev.Output = s.spool.bounds()
+	s.happened(ev)
+}
+
+// execute is the life of the program, until all its output is kept.
+func (s *shim) execute() api.TaskEvent {
+	failed := func(err error) api.TaskEvent {
+		return api.TaskEvent{State: api.JobFailed, ExitCode: 126, Error: err.Error()}
+	}
+	p, err := openPipes(s.spec.Start.Stdin)
+	if err != nil {
+		return failed(err)
+	}
+	defer p.close()
+	if err := os.WriteFile(filepath.Join(s.dir, fileStarted), nil, 0o600); err != nil {
+		return failed(fmt.Errorf("starting task: %w", err))
+	}
+	process, err := s.startInit(p)
+	p.closeTheirs()
+	if err != nil {
+		return failed(err)
+	}
+	s.mu.Lock()
+	s.process, s.changed = process, true
+	s.wake.Broadcast()
+	if len(s.held) > 0 && s.held[0] == unix.SIGKILL {
+		s.kill()
+	}
+	s.mu.Unlock()
+
+	var pumps sync.WaitGroup
+	pumps.Go(func() { s.pump(api.Stdout, p.stdout) })
+	pumps.Go(func() { s.pump(api.Stderr, p.stderr) })
+	if p.stdin != nil {
+		go s.input.feed(p.stdin)
+	} else {
+		s.input.close()
+	}
+	last := s.follow(p.report)
+	ps, err := process.Wait()
+	s.mu.Lock()
+	s.process = nil
+	s.mu.Unlock()
+	s.input.close()
+	// All processes are gone, so what is in the pipes is all there will be.
+	p.stdout.SetReadDeadline(time.Unix(1, 0))
+	p.stderr.SetReadDeadline(time.Unix(1, 0))
+	pumps.Wait()
+	if err != nil {
+		return failed(fmt.Errorf("waiting for the task: %w", err))
+	}
+	return endOf(last, ps.Sys().(syscall.WaitStatus))
+}
+
+// follow reads what init says until it is gone, and returns the last of it.
+func (s *shim) follow(report *os.File) initReport {
+	var last initReport
+	lines := bufio.NewReader(report)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return last
+		}
+		r, err := parseReport(line)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			continue
+		}
+		last = r
+		if r.What == "started" {
+			s.running()
+			s.happened(api.TaskEvent{State: api.JobRunning})
+		}
+	}
+}
+
+// endOf tells how a task ended from what its init said last and how init
+// itself ended.
+func endOf(last initReport, ws syscall.WaitStatus) api.TaskEvent {
+	ev := api.TaskEvent{State: api.JobFailed}
+	switch {
+	case last.What == "error":
+		ev.ExitCode, ev.Error = last.N, last.Text
+	case last.What == "exit":
+		ev.ExitCode = last.N
+		if last.N == 0 {
+			ev.State = api.JobFinished
+		}
+	case last.What == "signal":
+		ev.ExitCode, ev.Signal = 128+last.N, last.N
+	case ws.Signaled(): // killed together with its init
+		ev.ExitCode, ev.Signal = 128+int(ws.Signal()), int(ws.Signal())
+	default:
+		ev.ExitCode, ev.Error = 126, fmt.Sprintf("the task's init ended by itself with exit status %d", ws.ExitStatus())
+	}
+	return ev
+}
+
+func (s *shim) startInit(p *pipes) (*os.Process, error) {
+	t := s.spec.Start
+	work := filepath.Join(s.dir, dirWork)
+	orders, err := initConfig(t, work, environment(t, work, isRealDir), privateFolders(work, isRealDir))
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := memFile("muster-init", orders)
+	if err != nil {
+		return nil, err
+	}
+	defer cfg.Close()
+	sys := &syscall.SysProcAttr{
+		Setsid:     true,
+		Pdeathsig:  syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+	}
+	if s.spec.Cgroup != "" {
+		dir, err := os.Open(s.spec.Cgroup)
+		if err != nil {
+			return nil, fmt.Errorf("opening cgroup of the task: %w", err)
+		}
+		defer dir.Close()
+		sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
+	}
+	process, err := os.StartProcess(s.spec.Init, []string{"muster-init"}, &os.ProcAttr{
+		Dir: "/", Env: []string{}, Sys: sys,
+		Files: append(p.theirs[:3:3], cfg, p.theirs[3]),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting the task's init: %w", err)
+	}
+	return process, nil
+}
+
+// pump keeps what a program writes, until nobody can write any more.
+func (s *shim) pump(stream api.Stream, f *os.File) {
+	buf := make([]byte, api.MaxChunk)
+	for {
+		n, err := f.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			n, err = readNow(f, buf)
+		}
+		if n > 0 {
+			if _, err := s.spool.add(stream, buf[:n]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return
+			}
+			s.poke()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readNow reads what is there; io errors include that nothing is.
+func readNow(f *os.File, buf []byte) (n int, err error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if cerr := rc.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) }); cerr != nil {
+		return 0, cerr
+	}
+	if n <= 0 && err == nil {
+		err = os.ErrClosed
+	}
+	return max(n, 0), err
+}
