@@ -21,6 +21,11 @@ const (
 	// that runs there before it counts as lost: one may have been written
 	// just before the task started.
 	missingReports = 3
+
+	// endedReports is how many reports in a row may say that a task has ended
+	// before its end itself was told. A node tells it until it is taken; it
+	// was taken already when this head was restored from older records.
+	endedReports = 30
 )
 
 var _ taskSink = (*jobs)(nil)
@@ -415,9 +420,12 @@ func (js *jobs) NodeHeard(node string, held []api.TaskStatus) {
 			}
 		default:
 			seen[k] = struct{}{}
-			t.missing, t.used = 0, h.MemMiB
+			t.used = h.MemMiB
 			if !h.State.Ended() {
+				t.missing = 0
 				js.runs(j, h.Index, now)
+			} else if t.missing++; t.phase == phaseRunning && t.missing >= endedReports {
+				js.loseLocked(j, h.Index, fmt.Sprintf("node lost: %s says that the task has ended, not how", node))
 			}
 		}
 	}
