@@ -96,12 +96,12 @@ func (js *jobs) sendStart(k logKey, now time.Time) {
 	}
 	js.todo.forKey(node, func(ctx context.Context) {
 		_, err := js.request(ctx, node, api.VerbStart, start)
-		js.startAnswered(k, start.Epoch, err)
+		js.startAnswered(k, node, start.Epoch, err)
 	})
 }
 
 // startAnswered takes the answer to a start.
-func (js *jobs) startAnswered(k logKey, epoch int, err error) {
+func (js *jobs) startAnswered(k logKey, node string, epoch int, err error) {
 	notReady := err != nil && errors.Is(err, errNotDelivered) && !js.nodeReady(k, epoch)
 	now := js.cfg.Now()
 	js.mu.Lock()
@@ -114,6 +114,9 @@ func (js *jobs) startAnswered(k logKey, epoch int, err error) {
 		return
 	}
 	t := &j.tasks[k.index]
+	if t.node != node {
+		return // it was renamed meanwhile: the next try finds it
+	}
 	var e *api.Error
 	switch isAPI := errors.As(err, &e); {
 	case err == nil:
