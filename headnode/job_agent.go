@@ -369,7 +369,9 @@ func (js *jobs) NodeJoined(node, bootID string, held []api.TaskStatus) {
 		j := js.jobs[k.job]
 		t := &j.tasks[k.index]
 		ref := api.TaskRef{Job: k.job, Index: k.index, Epoch: t.epoch}
-		if t.boot == boot || holds[ref] {
+		// A task without a boot id was placed between the approval of the node
+		// and its first join with the rights of one.
+		if t.boot == boot || t.boot == "" || holds[ref] {
 			if try := js.starting[k]; try != nil {
 				try.next = time.Time{}
 				js.sendStart(k, js.cfg.Now())
