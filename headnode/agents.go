@@ -265,6 +265,7 @@ func (a *Agents) onJoin(key, _ string, m *nats.Msg) {
 		}
 		if reply.State == api.JoinApproved && s.node {
 			a.sink.NodeJoined(reply.Name, cleanText(req.BootID), req.Tasks[:min(len(req.Tasks), maxHeldTasks)])
+			a.cfg.Nodes.welcome(key)
 		}
 		a.respond(m, reply, nil)
 	})

@@ -187,17 +187,16 @@ func (h *Head) Run(ctx context.Context, ready func()) error {
 
 // Close gives everything free. It may be called more than once.
 func (h *Head) Close() error {
+	var err error
+	if h.store != nil {
+		// It closes the agents' socket itself: a server whose socket is closed
+		// under it tries again and again.
+		err = h.store.Close()
+	}
 	for _, l := range []net.Listener{h.cfg.Agents, h.cfg.Users, h.cfg.UsersTCP, h.cfg.Internal} {
 		if l != nil {
 			l.Close()
 		}
-	}
-	if h.agents != nil && h.agents.listener != nil {
-		h.agents.listener.Close()
-	}
-	var err error
-	if h.store != nil {
-		err = h.store.Close()
 	}
 	if h.state != nil {
 		err = errors.Join(err, h.state.Close())

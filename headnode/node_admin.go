@@ -213,7 +213,6 @@ func (n *Nodes) Approve(ctx context.Context, actor string, req api.ApproveReques
 		nodes[i] = n.approved(a, last-uint64(len(plan)-1-i), actor)
 	}
 	for _, a := range plan {
-		n.bootStage(a.into, api.StageReady, "as "+a.rec.Name+", approved by "+actor)
 		n.wire.Push(a.rec.Key, n.replyTo(a.into, api.JoinApproved, true))
 	}
 	return nodes, nil
@@ -349,7 +348,8 @@ func (n *Nodes) approved(a approval, rev uint64, actor string) api.Node {
 	n.machines[into.id] = into
 	into.machineRecord, into.rev = a.rec, rev
 	into.lastHeard, into.interval, into.bootSeen = n.cfg.Now(), n.interval, time.Time{}
-	into.stage, into.waitsFor, into.waitWhy = "", "", ""
+	into.waitsFor, into.waitWhy = "", ""
+	into.letIn()
 	n.byKey[a.rec.Key] = into
 	n.updateLink(into, into.lastHeard, actor)
 	return n.view(into)

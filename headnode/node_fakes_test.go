@@ -191,9 +191,13 @@ func (w *world) join(a agent) api.JoinReply {
 	w.wire.mu.Lock()
 	w.wire.connected[a.key] = true
 	w.wire.mu.Unlock()
-	r, err := w.nodes.Join(context.Background(), a.key, "10.0.0.9", w.nodes.isApproved(a.key), a.request())
+	withRights := w.nodes.isApproved(a.key)
+	r, err := w.nodes.Join(context.Background(), a.key, "10.0.0.9", withRights, a.request())
 	if err != nil {
 		w.t.Fatalf("Join(%s) = %v", a.mac, err)
+	}
+	if withRights && r.State == api.JoinApproved {
+		w.nodes.welcome(a.key)
 	}
 	return r
 }

@@ -103,9 +103,6 @@ func (n *Nodes) Join(ctx context.Context, key, ip string, withRights bool, req a
 	if err != nil {
 		return api.JoinReply{}, recordError(err)
 	}
-	if d.state == api.JoinApproved && (news || d.bind) {
-		n.bootStage(m, api.StageReady, "as "+m.Name)
-	}
 	return n.replyTo(m, d.state, !withRights), nil
 }
 
@@ -241,7 +238,8 @@ func (n *Nodes) bind(ctx context.Context, m, other *machine, why string) error {
 	}
 	other.machineRecord, other.rev = rec, rev
 	other.ip, other.speed, other.lastHeard, other.interval = m.ip, max(m.speed, other.speed), m.lastHeard, n.interval
-	other.bootSeen, other.stage, other.waitsFor = time.Time{}, "", ""
+	other.bootSeen, other.waitsFor = time.Time{}, ""
+	other.letIn()
 	if former != "" {
 		other.log.add([]api.KernelLine{{Text: "--- booted anew ---"}})
 	}
@@ -260,6 +258,9 @@ func (n *Nodes) refresh(ctx context.Context, m *machine, req *api.JoinRequest) e
 	n.mu.Lock()
 	rec := m.machineRecord
 	rec.Hardware, rec.Software, rec.BootID = req.Hardware, req.Software, req.BootID
+	if rec.BootID != m.BootID {
+		m.letIn()
+	}
 	same := sameRecord(rec, m.machineRecord)
 	n.mu.Unlock()
 	if !same {
@@ -274,9 +275,31 @@ func (n *Nodes) refresh(ctx context.Context, m *machine, req *api.JoinRequest) e
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m.interval = n.interval
-	m.bootSeen, m.stage = time.Time{}, ""
+	m.bootSeen = time.Time{}
 	n.updateLink(m, m.lastHeard, m.Name)
 	return nil
+}
+
+// letIn makes a node one that is expected to join with its rights.
+func (m *machine) letIn() { m.joined, m.joining, m.stage = false, true, "joining" }
+
+// welcome makes a node that joined with its rights one that takes tasks, after
+// the job side was told of it: a task that it got before would be
+// taken for one that it lost.
+func (n *Nodes) welcome(key string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.byKey[key]
+	if m == nil || !m.isNode() {
+		return
+	}
+	first := m.joining
+	m.joined, m.joining, m.stage = true, false, ""
+	m.lastHeard = n.cfg.Now()
+	n.updateLink(m, m.lastHeard, m.Name)
+	if first {
+		n.bootStage(m, api.StageReady, "as "+m.Name)
+	}
 }
 
 func sameRecord(a, b machineRecord) bool {
@@ -342,7 +365,6 @@ func (n *Nodes) retryWaiting(ctx context.Context, id string) {
 		n.cfg.Log.Error("letting a known machine in", "node", other.Name, "err", err)
 		return
 	}
-	n.bootStage(other, api.StageReady, "as "+other.Name)
 	n.wire.Push(key, n.replyTo(other, api.JoinApproved, true))
 }
 

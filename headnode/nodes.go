@@ -73,6 +73,8 @@ type machine struct {
 	lastHeard time.Time
 	interval  time.Duration // between heartbeats, as it was told
 	bootSeen  time.Time     // its firmware asked something, since it was last heard
+	joined    bool          // as a node, at this head since it started and in this boot
+	joining   bool          // it was let in and is expected to join as a node
 	link      api.LinkState
 	shown     api.NodeState // as it was published last
 	waitsFor  string        // id of the node with its address, which it may replace
@@ -196,7 +198,12 @@ func (n *Nodes) tick(ctx context.Context) {
 
 // updateLink recomputes a node's link and publishes what changed.
 func (n *Nodes) updateLink(m *machine, now time.Time, actor string) {
-	m.link = linkOf(now.Sub(m.lastHeard), m.interval, m.bootSeen.After(m.lastHeard))
+	silent := now.Sub(m.lastHeard)
+	booting := m.bootSeen.After(m.lastHeard) || m.joining && silent < minUnreachable
+	m.link = linkOf(silent, m.interval, booting)
+	if m.link == api.LinkUp && !m.joined {
+		m.link = api.LinkLate // the head has just started and has not heard it yet
+	}
 	n.publish(m, actor)
 }
 
@@ -266,7 +273,7 @@ func (n *Nodes) Heard(key string, hb api.Heartbeat) (name string, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m := n.byKey[key]
-	if m == nil || !m.isNode() || hb.BootID != m.BootID {
+	if m == nil || !m.isNode() || !m.joined || hb.BootID != m.BootID {
 		return "", false
 	}
 	if hb.Speed > 0 {

@@ -50,8 +50,11 @@ func TestApproval(t *testing.T) {
 	}
 	w.join(b)
 	n := w.approve(a, "")
-	if n.Name != "n1" || n.State != api.NodeReady {
-		t.Errorf("approved machine is %s and %s, want n1 and ready", n.Name, n.State)
+	if n.Name != "n1" || n.State != api.NodeBooting || n.Stage != "joining" {
+		t.Errorf("approved machine is %s and %s, want n1 and booting until it joined", n.Name, n.State)
+	}
+	if s := w.nodes.Snapshot(); len(s) != 1 || s[0].Ready {
+		t.Errorf("Snapshot() = %+v, want no node that takes tasks before it joined", s)
 	}
 	if p := w.wire.lastPush(a.key); p.State != api.JoinApproved || p.Name != "n1" || !p.Reconnect {
 		t.Errorf("pushed %+v, want approved as n1 with a new connection", p)
@@ -71,6 +74,7 @@ func TestApproval(t *testing.T) {
 	}
 	// Records outlive the head.
 	w.restart()
+	w.nodes.tick(context.Background())
 	w.wantState("n1", api.NodeLate)
 	if r := w.join(a); r.State != api.JoinApproved || r.Reconnect {
 		t.Errorf("join at a head that started anew = %+v, want approved", r)
@@ -248,7 +252,7 @@ func TestDeclare(t *testing.T) {
 	c := w.agent(mac3)
 	w.join(c)
 	n, err := w.nodes.Declare(ctx, "root", api.DeclareRequest{MAC: mac3, Name: "late1"})
-	if err != nil || n.State != api.NodeReady || n.Name != "late1" {
+	if err != nil || n.State != api.NodeBooting || n.Name != "late1" {
 		t.Errorf("declaring a pending machine = %+v, %v", n, err)
 	}
 }
