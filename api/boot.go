@@ -61,7 +61,7 @@ type BootDecision struct {
 	ImageID   string   `json:"image_id,omitempty"`
 	Kernel    BlobRef  `json:"kernel"`
 	Initramfs BlobRef  `json:"initramfs"`
-	Cmdline   string   `json:"cmdline,omitempty" doc:"of the image; the boot service adds head, pin and image"`
+	Cmdline   string   `json:"cmdline,omitempty" doc:"of the image, with muster.head={host}:PORT, muster.pin= and muster.image= behind it; the boot service puts its address for {host}"`
 	Loaders   []Loader `json:"loaders,omitempty"`
 	FixedIP   string   `json:"fixed_ip,omitempty"`
 	HostName  string   `json:"host_name,omitempty"`

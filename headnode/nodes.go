@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -497,26 +496,6 @@ func (n *Nodes) List() []api.Node {
 	return list
 }
 
-// KernelLog implements nodeAdmin.
-func (n *Nodes) KernelLog(ref string) ([]api.KernelLine, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	m, err := n.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	return slices.Clone(m.log.lines), nil
-}
-
-// kernelLines takes lines of an agent's kernel log.
-func (n *Nodes) kernelLines(key string, lines []api.KernelLine) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if m := n.byKey[key]; m != nil && m.isNode() {
-		m.log.add(lines)
-	}
-}
-
 // counts is what Status says of the nodes.
 func (n *Nodes) counts() (states map[api.NodeState]int, cores int, memMiB int64) {
 	n.mu.Lock()
@@ -546,29 +525,3 @@ func (n *Nodes) running(imageID string) []string {
 	return names
 }
 
-// Limits of the kernel log that is kept of a node.
-const (
-	maxLogLines = 2000
-	maxLogBytes = 128 << 10
-	maxLogLine  = 1000
-)
-
-// kernelLog is the end of a node's kernel log.
-type kernelLog struct {
-	lines []api.KernelLine
-	size  int
-}
-
-func (l *kernelLog) add(lines []api.KernelLine) {
-	for _, line := range lines {
-		line.Text = strings.ToValidUTF8(line.Text[:min(len(line.Text), maxLogLine)], "")
-		l.lines = append(l.lines, line)
-		l.size += len(line.Text)
-	}
-	drop := 0
-	for drop < len(l.lines) && (len(l.lines)-drop > maxLogLines || l.size > maxLogBytes) {
-		l.size -= len(l.lines[drop].Text)
-		drop++
-	}
-	l.lines = slices.Delete(l.lines, 0, drop)
-}
