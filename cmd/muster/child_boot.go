@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -53,6 +54,7 @@ func runBoot(ctx context.Context, env childEnv) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return link.run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { tellInterfaces(ctx, link, server); return nil })
 	if sockets.TFTP != nil {
 		ts, err := tftp.New(tftp.Config{
 			Conn: sockets.TFTP, Source: tftp.FS(loaders), Log: env.log,
@@ -65,6 +67,25 @@ func runBoot(ctx context.Context, env childEnv) error {
 	}
 	env.ready()
 	return g.Wait()
+}
+
+// tellEvery is how often core hears what is done on each interface: another
+// DHCP server may appear at any time, and core may have been restarted.
+const tellEvery = 5 * time.Second
+
+func tellInterfaces(ctx context.Context, link *coreLink, server *pxe.Server) {
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := link.post(ctx, "/internal/boot/interfaces", bootInterfaces(server.Interfaces()), nil); err != nil && ctx.Err() == nil {
+				link.log.Warn("core was not told of the interfaces", "err", err)
+			}
+		}
+	}
 }
 
 // bootSockets takes the sockets that the keeper passed.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"net/http"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,19 +20,10 @@ func runFiles(ctx context.Context, env childEnv) error {
 	}
 	defer blobs.Close()
 	link := newCoreLink(env.opts.internalSocket(), env.log)
-	srv := pxe.NewHTTPServer(pxe.FilesHandler(pxe.FilesConfig{Blobs: blobs, Observer: link, Log: env.log}))
+	handler := pxe.FilesHandler(pxe.FilesConfig{Blobs: blobs, Observer: link, Log: env.log})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return link.run(ctx) })
-	g.Go(func() error {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	g.Go(func() error {
-		<-ctx.Done()
-		return srv.Close() // transfers end here; firmware and iPXE ask again
-	})
+	g.Go(func() error { return pxe.ServeHTTP(ctx, l, handler) })
 	env.ready()
 	return g.Wait()
 }

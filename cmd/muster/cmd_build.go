@@ -67,7 +67,7 @@ of all files is that of the lock, or SOURCE_DATE_EPOCH. It takes neither root no
 func buildImage(ctx context.Context, r buildRequest) error {
 	d, err := images.Load(r.name)
 	if err != nil {
-		return usagef("reading image definition: %w", err)
+		return usageError{err}
 	}
 	cfg := builder.Config{Definition: d, Out: r.output, Cache: r.cache, Update: r.update, Fast: r.fast, Host: os.DirFS("/")}
 	if cfg.Out == "" {

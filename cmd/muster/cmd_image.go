@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -90,9 +89,9 @@ func publish(ctx context.Context, c *client.Client, dir string, makeDefault *boo
 	if err != nil {
 		return api.Image{}, usagef("%s is no image: %w; build one with: muster build", dir, err)
 	}
-	var m images.Manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return api.Image{}, usagef("reading the manifest in %s: %w", dir, err)
+	m, err := images.ParseManifest(filepath.Join(dir, "manifest.json"), raw)
+	if err != nil {
+		return api.Image{}, usagef("reading the manifest: %w", err)
 	}
 	for _, a := range m.Artifacts {
 		has, err := c.HasImageBlob(ctx, a.SHA256)

@@ -119,27 +119,27 @@ func writeNode(w io.Writer, n api.Node, now time.Time) error {
 		{"state", string(n.State)},
 		{"stage", n.Stage},
 		{"since", fmt.Sprintf("%s ago", ago(now, n.Since))},
-		{"last heard", fmt.Sprintf("%s ago", ago(now, n.LastHeard))},
+		{"last heard", lastHeard(now, n.LastHeard)},
 		{"fingerprint", n.Fingerprint},
 		{"identity", string(n.Identity)},
 		{"address", n.IP},
 		{"MACs", strings.Join(hw.MACs, " ")},
 		{"UUID", hw.UUID},
 		{"hardware", strings.TrimSpace(hw.Vendor + " " + hw.Product)},
-		{"processor", strings.TrimSpace(fmt.Sprintf("%d × %s", hw.Cores, hw.CPUModel))},
-		{"speed", fmt.Sprintf("%.2f of the reference, weight %d %%", n.Speed, n.Weight)},
-		{"memory", fmt.Sprintf("%s, %s free", memory(n.Load.MemTotalMiB), memory(n.Load.MemFreeMiB))},
+		{"processor", known(hw.Cores, "%d × %s", hw.Cores, hw.CPUModel)},
+		{"speed", known(n.Speed, "%.2f of the reference, weight %d %%", n.Speed, n.Weight)},
+		{"memory", known(n.Load.MemTotalMiB, "%s, %s free", memory(n.Load.MemTotalMiB), memory(n.Load.MemFreeMiB))},
 		{"firmware", hw.Firmware},
 		{"medium", sw.Medium},
 		{"kernel", sw.Kernel},
 		{"image", short(sw.ImageID)},
 		{"agent", sw.Agent},
-		{"load", fmt.Sprintf("%.2f runnable, %.0f %% of all cores busy", n.Load.Runnable, 100*n.Load.CPUBusy)},
-		{"tasks", fmt.Sprint(n.Load.Tasks)},
+		{"load", known(n.Load.MemTotalMiB, "%.2f runnable, %.0f %% of all cores busy", n.Load.Runnable, 100*n.Load.CPUBusy)},
+		{"tasks", known(n.Load.MemTotalMiB, "%d", n.Load.Tasks)},
 		{"next", n.Hint},
 	}
 	for _, r := range rows {
-		if r[1] == "" || (r[0] == "speed" && n.Speed == 0) {
+		if r[1] == "" {
 			continue
 		}
 		if _, err := fmt.Fprintf(w, "%-12s %s\n", r[0], r[1]); err != nil {
@@ -147,6 +147,22 @@ func writeNode(w io.Writer, n api.Node, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// known formats args unless v is its zero value, for what is not known yet.
+func known[T comparable](v T, format string, args ...any) string {
+	var zero T
+	if v == zero {
+		return ""
+	}
+	return strings.TrimSpace(fmt.Sprintf(format, args...))
+}
+
+func lastHeard(now, t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return ago(now, t) + " ago"
 }
 
 func newNodeApproveCommand(at *headFlag) *cobra.Command {
