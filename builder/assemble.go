@@ -81,8 +81,16 @@ func addFolders(t *initramfs.Tree, release string) error {
 		path string
 		mode uint32
 	}{
-		{"dev", 0o755}, {"proc", 0o555}, {"sys", 0o555}, {"run", 0o755}, {"tmp", 0o1777}, {"root", 0o700},
-		{"var", 0o755}, {"mnt", 0o755}, {"etc", 0o755}, {"lib/modules/" + release, 0o755},
+		{"dev", 0o755},
+		{"proc", 0o555},
+		{"sys", 0o555},
+		{"run", 0o755},
+		{"tmp", 0o1777},
+		{"root", 0o700},
+		{"var", 0o755},
+		{"mnt", 0o755},
+		{"etc", 0o755},
+		{"lib/modules/" + release, 0o755},
 	} {
 		errs = append(errs, t.AddDir(d.path, d.mode, "muster"))
 	}

@@ -76,8 +76,11 @@ func Build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if err != nil && cfg.Definition != nil {
 		err = fmt.Errorf("building %s: %w", cfg.Definition.Name, err)
 	}
-	if errors.Is(err, syscall.ENOSPC) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
 		err = fmt.Errorf("%w; make room for %s and %s, or set XDG_CACHE_HOME to a folder on another disk", err, cfg.Cache, cfg.Out)
+	case errors.Is(err, syscall.EACCES):
+		err = fmt.Errorf("%w; the cache %s and %s have to be writable (an earlier build with sudo may have made them)", err, cfg.Cache, cfg.Out)
 	}
 	return m, err
 }
@@ -194,7 +197,7 @@ func imageTime(cfg Config, lock *images.Lock) time.Time {
 
 func lockDetail(lock *images.Lock) string {
 	for _, p := range lock.ByRole(images.RoleKernel) {
-		return p.Name + " " + p.Version
+		return fmt.Sprintf("%s, packages of %s", p.Name, lock.Date.Format(time.DateOnly))
 	}
 	return ""
 }

@@ -40,6 +40,10 @@ func lockFor(ctx context.Context, cfg Config, client *deb.Client) (*images.Lock,
 	if old != nil && slices.Equal(old.Packages, fresh.Packages) {
 		return old, nil // nothing is newer: keep the date, and with it the image ID
 	}
+	if old != nil && fresh.Date.Before(old.Date) {
+		cfg.Log.Warn("lock kept: the mirror is behind it", "lock", old.Date, "mirror", fresh.Date)
+		return old, nil
+	}
 	if err := os.MkdirAll(filepath.Dir(cfg.LockFile), 0o755); err != nil {
 		return nil, fmt.Errorf("writing lock: %w", err)
 	}

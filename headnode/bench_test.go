@@ -92,3 +92,24 @@ func BenchmarkInput(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkSweep runs a job of many short tasks on a hundred nodes, with the
+// records on the disk.
+func BenchmarkSweep(b *testing.B) {
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprintf("n%d", i+1))
+	}
+	r := newStoppedRig(b, names...)
+	st := realStore(b, r)
+	b.Cleanup(func() { st.Close() })
+	r.startHead()
+	b.Cleanup(r.stopHead)
+	const tasks = 5000
+	for b.Loop() {
+		if got := r.run(api.JobSpec{Argv: []string{"where"}, Tasks: tasks}, client.RunOptions{}); got.err != nil || got.job.State != api.JobFinished {
+			b.Fatal(got.err, got.job.Reason)
+		}
+	}
+	b.ReportMetric(float64(tasks*b.N)/b.Elapsed().Seconds(), "tasks/s")
+}

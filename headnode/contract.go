@@ -19,6 +19,9 @@ type fleet interface {
 	// Request sends body to the agent of the named node on
 	// node.KEY.verb and returns the reply's body. It fails with an
 	// *api.Error of code unreachable when the node does not answer in time.
+	// An error that wraps errNotDelivered as well says that the message
+	// surely did not reach the node: a task that was to start there goes
+	// back to the queue when the node takes no tasks any more.
 	Request(ctx context.Context, node, verb string, body []byte) ([]byte, error)
 
 	// Changed is signaled (capacity 1, coalesced) when a node became ready,

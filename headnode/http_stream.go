@@ -3,7 +3,6 @@ package headnode
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +21,7 @@ const (
 	streamRound   = 1 << 20          // bytes of one task before the next task's turn
 	manyTasks     = 64               // from here on states are sent a few times a second only
 	manyPause     = 250 * time.Millisecond
+	maxJobFrame   = 4 << 20 // what a reader of frames takes
 )
 
 // watched is a job as a reader follows it.
@@ -398,9 +398,10 @@ func (st *runStream) sendTaken() error {
 
 func (st *runStream) sendJob(t api.FrameType, v api.Job) error {
 	v.Spec.Env = nil
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encoding job %d: %w", v.ID, err)
+	b := mustJSON(v)
+	if len(b) > maxJobFrame { // the client asks for the rest if it needs it
+		v.Spec.Argv, v.Tasks = v.Spec.Argv[:1], nil
+		b = mustJSON(v)
 	}
 	return st.send(api.Frame{Type: t, Data: b})
 }

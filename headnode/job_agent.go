@@ -21,6 +21,11 @@ const (
 	// that runs there before it counts as lost: one may have been written
 	// just before the task started.
 	missingReports = 3
+
+	// endedReports is how many reports in a row may say that a task has ended
+	// before its end itself was told. A node tells it until it is taken; it
+	// was taken already when this head was restored from older records.
+	endedReports = 30
 )
 
 var _ taskSink = (*jobs)(nil)
@@ -91,12 +96,12 @@ func (js *jobs) sendStart(k logKey, now time.Time) {
 	}
 	js.todo.forKey(node, func(ctx context.Context) {
 		_, err := js.request(ctx, node, api.VerbStart, start)
-		js.startAnswered(k, start.Epoch, err)
+		js.startAnswered(k, node, start.Epoch, err)
 	})
 }
 
 // startAnswered takes the answer to a start.
-func (js *jobs) startAnswered(k logKey, epoch int, err error) {
+func (js *jobs) startAnswered(k logKey, node string, epoch int, err error) {
 	notReady := err != nil && errors.Is(err, errNotDelivered) && !js.nodeReady(k, epoch)
 	now := js.cfg.Now()
 	js.mu.Lock()
@@ -109,6 +114,9 @@ func (js *jobs) startAnswered(k logKey, epoch int, err error) {
 		return
 	}
 	t := &j.tasks[k.index]
+	if t.node != node {
+		return // it was renamed meanwhile: the next try finds it
+	}
 	var e *api.Error
 	switch isAPI := errors.As(err, &e); {
 	case err == nil:
@@ -361,7 +369,9 @@ func (js *jobs) NodeJoined(node, bootID string, held []api.TaskStatus) {
 		j := js.jobs[k.job]
 		t := &j.tasks[k.index]
 		ref := api.TaskRef{Job: k.job, Index: k.index, Epoch: t.epoch}
-		if t.boot == boot || holds[ref] {
+		// A task without a boot id was placed between the approval of the node
+		// and its first join with the rights of one.
+		if t.boot == boot || t.boot == "" || holds[ref] {
 			if try := js.starting[k]; try != nil {
 				try.next = time.Time{}
 				js.sendStart(k, js.cfg.Now())
@@ -415,9 +425,12 @@ func (js *jobs) NodeHeard(node string, held []api.TaskStatus) {
 			}
 		default:
 			seen[k] = struct{}{}
-			t.missing, t.used = 0, h.MemMiB
+			t.used = h.MemMiB
 			if !h.State.Ended() {
+				t.missing = 0
 				js.runs(j, h.Index, now)
+			} else if t.missing++; t.phase == phaseRunning && t.missing >= endedReports {
+				js.loseLocked(j, h.Index, fmt.Sprintf("node lost: %s says that the task has ended, not how", node))
 			}
 		}
 	}

@@ -19,6 +19,10 @@ const inputWindow = 1 << 20
 const (
 	inputRetry    = 500 * time.Millisecond
 	inputRetryMin = 2 * time.Millisecond
+
+	// inputUnknown is how often in a row a node may say that it does not know
+	// the task before its input is given up.
+	inputUnknown = 5
 )
 
 // relay hands the input of a job from its client to every task. It holds what
@@ -227,7 +231,7 @@ func (js *jobs) inputNode(j *job, ref api.TaskRef) string {
 // sendInput sends input to one task until it has all of it, does not read any
 // more or has ended.
 func (js *jobs) sendInput(ctx context.Context, j *job, ref api.TaskRef) {
-	wait := inputRetryMin
+	wait, unknown := inputRetryMin, 0
 	for {
 		off, data, eof, ok, done, more := j.relay.next(ref.Index)
 		if done {
@@ -248,6 +252,7 @@ func (js *jobs) sendInput(ctx context.Context, j *job, ref api.TaskRef) {
 		ack, err := js.request(ctx, node, api.VerbInput, api.InputChunk{TaskRef: ref, Offset: off, Data: data, EOF: eof})
 		switch code := api.CodeOf(err); {
 		case err == nil:
+			unknown = 0
 			all := ack.Offset >= off+int64(len(data))
 			j.relay.took(ref.Index, ack.Offset, eof && all, ack.Closed)
 			if all || ack.Offset > off {
@@ -255,9 +260,12 @@ func (js *jobs) sendInput(ctx context.Context, j *job, ref api.TaskRef) {
 				continue
 			}
 			wait = min(2*wait, inputRetry) // it takes nothing now
-		case code == api.CodeNotFound, code == api.CodeConflict:
+		case code == api.CodeNotFound && unknown >= inputUnknown:
 			j.relay.shut(ref.Index) // it has ended
 			return
+		case code == api.CodeNotFound:
+			unknown++ // or its agent was just restarted, or the node renamed
+			wait = inputRetry
 		default:
 			js.cfg.Log.Debug("input not taken", "node", node, "task", ref.String(), "err", err)
 			wait = inputRetry

@@ -86,6 +86,8 @@ type job struct {
 	relay   *relay
 	durable bool // its record was committed once
 
+	told      time.Time // when watchers were told of a change
+	toldState api.JobState
 	smallSpec bool // its specification is in the hot record
 }
 

@@ -299,7 +299,7 @@ func (js *jobs) afterCommit(dirty map[uint64]*dirtyJob, b *commitBatch) {
 			continue
 		}
 		j.feed.changed()
-		if js.cfg.Notify != nil {
+		if js.cfg.Notify != nil && j.newsworthy(js.cfg.Now()) {
 			v := js.viewLocked(j)
 			v.Spec.Env = nil
 			if len(v.Tasks) > inlineTasks {
@@ -312,6 +312,16 @@ func (js *jobs) afterCommit(dirty map[uint64]*dirtyJob, b *commitBatch) {
 	for _, e := range events {
 		js.cfg.Notify(e)
 	}
+}
+
+// newsworthy tells whether the job's watchers are told of a change: of one
+// with many tasks at most once a second, but for its state.
+func (j *job) newsworthy(now time.Time) bool {
+	if len(j.tasks) > inlineTasks && j.state == j.toldState && now.Sub(j.told) < time.Second {
+		return false
+	}
+	j.told, j.toldState = now, j.state
+	return true
 }
 
 // removeOps are the changes that delete every record of a job, the one that

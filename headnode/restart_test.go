@@ -85,8 +85,9 @@ func TestRestartFromCopy(t *testing.T) {
 	defer func() { r.stopHead(); st.Close() }()
 	r.startHead()
 	// What the first head did after the copy is the future here: the node
-	// has forgotten tasks of which this head does not know that they ended.
-	for range missingReports {
+	// has forgotten tasks, or told the end of tasks, of which this head does
+	// not know that they ended.
+	for range endedReports + 1 {
 		r.fleet.agents["n1"].beat()
 	}
 	for i, id := range ids {

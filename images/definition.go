@@ -24,9 +24,9 @@ type Definition struct {
 	Kernel Kernel `yaml:"kernel" json:"kernel"` // package and command line
 
 	Modules    Modules  `yaml:"modules" json:"modules"`
-	Firmware   []string `yaml:"firmware" json:"firmware,omitempty"`       // groups, see [FirmwareGroups]
-	Commands   []string `yaml:"commands" json:"commands,omitempty"`       // u-root commands; none: all of the busybox
-	GoCommands []string `yaml:"go-commands" json:"go_commands,omitempty"` // import paths with version, or folders
+	Firmware   []string `yaml:"firmware" json:"firmware,omitempty"` // groups, see [FirmwareGroups]
+	Commands   []string `yaml:"commands" json:"commands,omitempty"` // u-root commands; none: all of the busybox
+	GoCommands []string `yaml:"go-commands" json:"-"`               // import paths with version, or folders
 	Files      []File   `yaml:"files" json:"files,omitempty"`
 	Packages   []string `yaml:"packages" json:"packages,omitempty"` // of the userland
 }
@@ -111,7 +111,8 @@ func ownerID(s string) (uint32, error) {
 }
 
 // Hash returns the SHA-256 of everything in a loaded definition that has an
-// influence on the image.
+// influence on the image, except for Go commands, of which the compiled
+// programs count.
 func (d *Definition) Hash() string { return hashJSON(d) }
 
 // RequestHash returns the SHA-256 of what a definition asks of the package

@@ -225,7 +225,7 @@ func TestFromErrors(t *testing.T) {
 }
 
 func TestHashIgnoresTheFolder(t *testing.T) {
-	text := base + "files: [{path: /x, source: f}]\n"
+	text := base + "files: [{path: /x, source: f}]\ngo-commands: [./tool]\n"
 	var hashes []string
 	for range 2 {
 		file := write(t, "d.yaml", text)
@@ -247,7 +247,7 @@ func TestHashSeesEverything(t *testing.T) {
 	seen := map[string]string{}
 	for name, more := range map[string]string{
 		"nothing": "", "module": "modules: {names: [nfs]}\n", "group": "modules: {groups: [base]}\n", "firmware": "firmware: [realtek]\n",
-		"command": "commands: [ls]\n", "go command": "go-commands: [./x]\n", "package": "packages: [vim]\n",
+		"command": "commands: [ls]\n", "package": "packages: [vim]\n",
 		"file": "files: [{path: /x}]\n", "content": "files: [{path: /x, content: y}]\n", "mode": "files: [{path: /x, mode: 0600}]\n",
 		"owner": "files: [{path: /x, owner: 1}]\n",
 	} {

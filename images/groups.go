@@ -99,23 +99,47 @@ type FirmwareGroup struct {
 func FirmwareGroups() []FirmwareGroup {
 	const nonFree = "non-free-firmware"
 	return []FirmwareGroup{
-		{"realtek", "Realtek cards, which run without it, some of them badly", nonFree,
-			[]string{"firmware-realtek"}, []string{"rtl_nic/*"}},
+		{
+			"realtek", "Realtek cards, which run without it, some of them badly", nonFree,
+			[]string{"firmware-realtek"},
+			[]string{"rtl_nic/*"},
+		},
 		// Older files of bnx2x are for older kernels.
-		{"broadcom", "Broadcom NetXtreme II, which do not run without it, and Tigon3", nonFree,
-			[]string{"firmware-bnx2", "firmware-bnx2x", "firmware-misc-nonfree"}, []string{"bnx2/*", "bnx2x/*-7.13.21.0.fw", "tigon/*"}},
-		{"intel", "Intel E100, and E800, which run in a safe mode without it", nonFree,
-			[]string{"firmware-intel-misc"}, []string{"e100/*", "intel/ice/ddp/ice.pkg"}},
-		{"qlogic", "QLogic converged cards", nonFree,
-			[]string{"firmware-qlogic", "firmware-netxen"}, []string{"qed/*", "phanfw.bin", "ql*"}},
-		{"chelsio", "Chelsio offload cards", nonFree,
-			[]string{"firmware-misc-nonfree"}, []string{"cxgb3/*", "cxgb4/*"}},
-		{"cavium", "Cavium LiquidIO", nonFree,
-			[]string{"firmware-cavium"}, []string{"liquidio/*"}},
-		{"netronome", "Netronome flow processors", nonFree,
-			[]string{"firmware-netronome"}, []string{"netronome/*", "netronome/*/*"}},
-		{"myricom", "Myricom 10G", nonFree,
-			[]string{"firmware-myricom"}, []string{"myri10ge_*"}},
+		{
+			"broadcom", "Broadcom NetXtreme II, which do not run without it, and Tigon3", nonFree,
+			[]string{"firmware-bnx2", "firmware-bnx2x", "firmware-misc-nonfree"},
+			[]string{"bnx2/*", "bnx2x/*-7.13.21.0.fw", "tigon/*"},
+		},
+		{
+			"intel", "Intel E100, and E800, which run in a safe mode without it", nonFree,
+			[]string{"firmware-intel-misc"},
+			[]string{"e100/*", "intel/ice/ddp/ice.pkg"},
+		},
+		{
+			"qlogic", "QLogic converged cards", nonFree,
+			[]string{"firmware-qlogic", "firmware-netxen"},
+			[]string{"qed/*", "phanfw.bin", "ql*"},
+		},
+		{
+			"chelsio", "Chelsio offload cards", nonFree,
+			[]string{"firmware-misc-nonfree"},
+			[]string{"cxgb3/*", "cxgb4/*"},
+		},
+		{
+			"cavium", "Cavium LiquidIO", nonFree,
+			[]string{"firmware-cavium"},
+			[]string{"liquidio/*"},
+		},
+		{
+			"netronome", "Netronome flow processors", nonFree,
+			[]string{"firmware-netronome"},
+			[]string{"netronome/*", "netronome/*/*"},
+		},
+		{
+			"myricom", "Myricom 10G", nonFree,
+			[]string{"firmware-myricom"},
+			[]string{"myri10ge_*"},
+		},
 	}
 }
 

@@ -1,6 +1,12 @@
 package images
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+)
 
 // ManifestSchema is the version of the manifest's format. A reader refuses a
 // higher one.
@@ -53,4 +59,80 @@ type Package struct {
 	Source        string `json:"source"`
 	SourceVersion string `json:"source_version"`
 	SHA256        string `json:"sha256"`
+}
+
+// maxManifest bounds what ParseManifest reads.
+const maxManifest = 16 << 20
+
+// ParseManifest reads a manifest, which a stranger may have sent, and checks
+// that it is whole: what follows may use every name in it as that of a file
+// below a folder, and every hash as that of a blob. name is used in errors.
+func ParseManifest(name string, data []byte) (*Manifest, error) {
+	m := &Manifest{}
+	if err := decodeStrict(data, maxManifest, m); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", name, err)
+	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// File returns the first artifact of a kind.
+func (m *Manifest) File(kind ArtifactKind) (Artifact, bool) {
+	for _, a := range m.Artifacts {
+		if a.Kind == kind {
+			return a, true
+		}
+	}
+	return Artifact{}, false
+}
+
+func (m *Manifest) check() error {
+	switch {
+	case m.Schema > ManifestSchema:
+		return fmt.Errorf("format %d is newer than this program, which knows %d; update muster", m.Schema, ManifestSchema)
+	case m.Schema < 1:
+		return errors.New("has no schema; it is not a manifest of muster")
+	case !sha256RE.MatchString(m.ID):
+		return fmt.Errorf("id %q is no SHA-256", m.ID)
+	case !sha256RE.MatchString(m.RuntimeID):
+		return fmt.Errorf("runtime_id %q is no SHA-256", m.RuntimeID)
+	case !nameRE.MatchString(m.Name):
+		return fmt.Errorf("name %q cannot be that of an image", m.Name)
+	case m.Arch == "":
+		return errors.New("has no arch")
+	}
+	if err := checkKernel(Kernel{Package: "linux", Cmdline: m.Cmdline}); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	for _, a := range m.Artifacts {
+		if err := a.check(); err != nil {
+			return err
+		}
+		if seen[a.Name] {
+			return fmt.Errorf("artifact %s is there twice", a.Name)
+		}
+		seen[a.Name] = true
+	}
+	for _, kind := range []ArtifactKind{KindKernel, KindInitramfs} {
+		if _, ok := m.File(kind); !ok {
+			return fmt.Errorf("has no %s", kind)
+		}
+	}
+	return nil
+}
+
+func (a Artifact) check() error {
+	switch {
+	case a.Name == "" || a.Name != path.Clean(a.Name) || path.IsAbs(a.Name) || a.Name == "." || a.Name == ".." ||
+		strings.HasPrefix(a.Name, "../") || strings.ContainsAny(a.Name, "\x00\\"):
+		return fmt.Errorf("artifact name %q does not stay in its folder", a.Name)
+	case a.Size <= 0:
+		return fmt.Errorf("artifact %s: size is %d", a.Name, a.Size)
+	case !sha256RE.MatchString(a.SHA256):
+		return fmt.Errorf("artifact %s: sha256 %q is no SHA-256", a.Name, a.SHA256)
+	}
+	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"muster/initramfs"
+	"muster/internal/need"
 )
 
 func writeCPIO(t testing.TB, tree *initramfs.Tree, opts initramfs.CPIOOptions) []byte {
@@ -108,17 +109,10 @@ func TestWriteCPIODeterministic(t *testing.T) {
 // GNU cpio unpacks what the tree is.
 func TestGNUCpio(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("cpio"); err != nil {
-		if os.Getenv("MUSTER_NEED") == "all" {
-			t.Fatal("cpio is not installed; it is in the package cpio")
-		}
-		t.Skip("cpio is not installed; it is in the package cpio")
-	}
-	if os.Getuid() != 0 {
-		t.Skip("unpacking with owners needs root")
-	}
+	cpio := need.Program(t, "cpio", "cpio")
+	need.Root(t)
 	root := t.TempDir()
-	cmd := exec.Command("cpio", "-idm", "--no-absolute-filenames", "--quiet")
+	cmd := exec.Command(cpio, "-idm", "--no-absolute-filenames", "--quiet")
 	cmd.Dir = root
 	tree := mixedTree(t)
 	cmd.Stdin = bytes.NewReader(writeCPIO(t, tree, initramfs.CPIOOptions{}))

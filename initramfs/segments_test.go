@@ -68,7 +68,8 @@ func TestWriteSegmentsErrors(t *testing.T) {
 	for name, s := range map[string]initramfs.Segment{
 		"writing segment site: padding to 6 bytes: not a multiple of 4": {Name: "site", Tree: tree, PadTo: 6},
 		"writing segment base: writing cpio: hard link l from a.deb: its target x is not in the tree: file does not exist": {
-			Name: "base", Tree: treeOf(t, hardLink("l", "x")), Compression: initramfs.Zstd},
+			Name: "base", Tree: treeOf(t, hardLink("l", "x")), Compression: initramfs.Zstd,
+		},
 	} {
 		infos, err := initramfs.WriteSegments(io.Discard, initramfs.Segment{Name: "first", Tree: tree}, s)
 		if err == nil || err.Error() != name {

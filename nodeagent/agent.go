@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +23,9 @@ const (
 	// retryJitter more, so that a thousand nodes do not come at once.
 	retryAfter  = 200 * time.Millisecond
 	retryJitter = time.Second
+	// handover is how long a head may take to notice that a connection was
+	// ended in favor of a new one, which it refuses until then.
+	handover = 2 * time.Second
 	// joinEvery is how often a machine that waits asks again.
 	joinEvery = 30 * time.Second
 	// requestTimeout is how long the head may take to answer.
@@ -35,6 +39,7 @@ type Agent struct {
 	log   *slog.Logger
 	tasks *task.Manager
 	speed *speedTest
+	beats atomic.Uint64 // heartbeats that were sent
 
 	mu     sync.Mutex
 	status Status
@@ -105,6 +110,10 @@ func (a *Agent) stayConnected(ctx context.Context) {
 		}
 		if ctx.Err() != nil {
 			return
+		}
+		if refusesKey(err) && time.Since(last) < handover {
+			pause(ctx, handover/40)
+			continue
 		}
 		a.log.Warn("not connected to the head", "head", a.cfg.Head, "error", err)
 		a.show(func(s *Status) {

@@ -27,7 +27,7 @@ type fakeHead struct {
 	t      testing.TB
 	srv    *server.Server
 	nc     *nats.Conn
-	pub    ed25519.PublicKey
+	pub    []byte // as pin and fingerprint are made of it
 	priv   ed25519.PrivateKey
 	addr   string
 	secret string
@@ -59,7 +59,11 @@ type output struct {
 
 func newFakeHead(t testing.TB) *fakeHead {
 	t.Helper()
-	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	key, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +131,7 @@ func (h *fakeHead) stop() {
 func (h *fakeHead) certificate() tls.Certificate {
 	// The dates are long gone, on purpose: only the key counts.
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, h.pub, h.priv)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, h.priv.Public(), h.priv)
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package nodeagent
 
 import (
-	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
@@ -84,22 +83,19 @@ func short(pin string) string {
 	return pin
 }
 
-// headKey is the public key of a head's certificate: its 32 bytes.
-func headKey(cs tls.ConnectionState) (ed25519.PublicKey, error) {
+// headKey is the public key of a head's certificate, in the form that its pin
+// and its fingerprint are made of.
+func headKey(cs tls.ConnectionState) ([]byte, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return nil, errors.New("the head showed no certificate")
 	}
-	pub, ok := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("the head's key is a %T, want ed25519", cs.PeerCertificates[0].PublicKey)
-	}
-	return pub, nil
+	return cs.PeerCertificates[0].RawSubjectPublicKeyInfo, nil
 }
 
 // tlsConfig verifies the head by its key alone: TLS 1.3 proves that it holds
 // the key, and nothing else in the certificate says anything. seen gets the
 // key once it is accepted.
-func tlsConfig(pin string, seen func(ed25519.PublicKey)) *tls.Config {
+func tlsConfig(pin string, seen func(pub []byte)) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		InsecureSkipVerify: true, // the chain; VerifyConnection checks the key

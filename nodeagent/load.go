@@ -33,9 +33,8 @@ func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 	var load loadMeter
 	boot := s.a.cfg.Facts().BootID
 	load.sample()
-	for seq := uint64(1); ; {
-		s.heartbeat(boot, seq, load.report())
-		seq++
+	for {
+		s.heartbeat(boot, load.report())
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():
@@ -49,7 +48,7 @@ func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 	}
 }
 
-func (s *session) heartbeat(boot string, seq uint64, load api.Load) {
+func (s *session) heartbeat(boot string, load api.Load) {
 	a := s.a
 	tasks := a.tasks.Statuses()
 	for _, t := range tasks {
@@ -58,7 +57,7 @@ func (s *session) heartbeat(boot string, seq uint64, load api.Load) {
 		}
 	}
 	a.show(func(st *Status) { st.Tasks = load.Tasks })
-	body, err := json.Marshal(api.Heartbeat{BootID: boot, Seq: seq, Speed: a.speed.value(), Load: load, Tasks: tasks})
+	body, err := json.Marshal(api.Heartbeat{BootID: boot, Seq: a.beats.Add(1), Speed: a.speed.value(), Load: load, Tasks: tasks})
 	if err == nil {
 		err = s.nc.Publish(api.SubjectHB+a.key.public, body)
 	}
@@ -134,7 +133,7 @@ func parseCPU(b []byte) (busy, total uint64, ok bool) {
 		return 0, 0, false
 	}
 	for i, s := range f[1:9] {
-		n, err := strconv.ParseUint(s, 10, 64)
+		n, err := strconv.ParseUint(s, 10, 60) // eight of them can be added
 		if err != nil {
 			return 0, 0, false
 		}

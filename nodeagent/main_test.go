@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"muster/api"
+	"muster/internal/need"
 	"muster/nodeagent/task"
 )
 
@@ -60,13 +61,7 @@ func testFacts() api.JoinRequest {
 // needRoot skips a test that cannot make namespaces.
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("MUSTER_NEED") == "all" {
-		t.Fatal("running tasks takes root")
-	}
-	t.Skip("running tasks takes root")
+	need.Root(t)
 }
 
 // buildInit builds the in-namespace init.
@@ -101,6 +96,9 @@ func testCgroup(t testing.TB) string {
 			}
 		})
 		return dir
+	}
+	if need.All() {
+		t.Fatal("there is no cgroup v2 that groups can be made in; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 	}
 	t.Log("no cgroup v2 here: tasks run without groups")
 	return ""

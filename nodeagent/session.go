@@ -2,7 +2,6 @@ package nodeagent
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -44,20 +43,21 @@ func (s *session) connect(ctx context.Context) error {
 	a.mu.Lock()
 	pin := a.pin
 	a.mu.Unlock()
-	var seen ed25519.PublicKey
+	var seen []byte
 	var refused error
-	verify := tlsConfig(pin, func(pub ed25519.PublicKey) { seen = pub })
+	verify := tlsConfig(pin, func(pub []byte) { seen = pub })
 	check := verify.VerifyConnection
 	verify.VerifyConnection = func(cs tls.ConnectionState) error {
 		refused = check(cs)
 		return refused
 	}
+	dial := &dialer{ctx: ctx}
 	nc, err := nats.Connect("tls://"+a.cfg.Head,
 		nats.Name("muster-agent"),
 		nats.Secure(verify),
 		nats.Nkey(a.key.public, a.key.pair.Sign),
 		nats.CustomInboxPrefix(strings.TrimSuffix(api.InboxPrefix, ".")+"."+a.key.public),
-		nats.SetCustomDialer(dialer{ctx}),
+		nats.SetCustomDialer(dial),
 		nats.Timeout(requestTimeout),
 		nats.PingInterval(5*time.Second), nats.MaxPingsOutstanding(2),
 		nats.NoReconnect(), nats.IgnoreDiscoveredServers(),
@@ -66,26 +66,35 @@ func (s *session) connect(ctx context.Context) error {
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) { s.ended(err) }),
 		nats.ClosedHandler(func(nc *nats.Conn) { s.ended(nc.LastError()) }),
 	)
-	if refused != nil {
+	switch {
+	case refused != nil:
 		return refused
-	}
-	if err != nil {
+	case err != nil && dial.err != nil:
+		return dial.err
+	case err != nil:
 		return err
 	}
 	s.nc = nc
 	return a.met(seen)
 }
 
-// dialer lets the end of the agent end a connection attempt.
-type dialer struct{ ctx context.Context }
+// dialer lets the end of the agent end a connection attempt, and keeps what
+// nats.go replaces by "no servers available".
+type dialer struct {
+	ctx context.Context
+	err error
+}
 
-func (d dialer) Dial(network, address string) (net.Conn, error) {
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	nd := net.Dialer{Timeout: requestTimeout, KeepAlive: 15 * time.Second}
-	return nd.DialContext(d.ctx, network, address)
+	c, err := nd.DialContext(d.ctx, network, address)
+	d.err = err
+	return c, err
 }
 
 // met remembers the head that has answered.
-func (a *Agent) met(pub ed25519.PublicKey) error {
+func (a *Agent) met(pub []byte) error {
 	if pub == nil {
 		return errors.New("the head did not show its key")
 	}
@@ -192,6 +201,12 @@ func (a *Agent) wasApproved() bool {
 	return a.known
 }
 
+// refusesKey tells whether the head did not let this machine's key in.
+func refusesKey(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		err != nil && strings.Contains(strings.ToLower(err.Error()), "authorization violation")
+}
+
 // reason says for people why there is no connection, and what to try.
 func reason(head string, err error) string {
 	var pin *pinError
@@ -202,8 +217,7 @@ func reason(head string, err error) string {
 		return ""
 	case errors.As(err, &pin):
 		return err.Error() + "; boot an image of this head, or check muster.head and muster.pin"
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
-		strings.Contains(strings.ToLower(err.Error()), "authorization violation"):
+	case refusesKey(err):
 		return "the head refused this machine's key: it was rejected or removed, or another agent uses the same key"
 	case errors.As(err, &dns):
 		return fmt.Sprintf("the name of the head %s is not known here; give its address", head)
@@ -211,6 +225,8 @@ func reason(head string, err error) string {
 		return fmt.Sprintf("%s refuses connections; is muster head running there?", head)
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return fmt.Sprintf("there is no way to %s: %v; check cable, address and muster.head", head, err)
+	case errors.Is(err, nats.ErrNoInfoReceived), errors.Is(err, nats.ErrSecureConnWanted):
+		return fmt.Sprintf("%s does not speak as a head does; check the port in muster.head", head)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, nats.ErrTimeout):
 		return fmt.Sprintf("%s does not answer; check muster.head and the firewall of the head", head)
 	}
@@ -220,17 +236,22 @@ func reason(head string, err error) string {
 // worker is what runs while the machine is approved.
 type worker struct {
 	s      *session
-	cancel context.CancelFunc
+	every  time.Duration
+	cancel context.CancelFunc // nil: it does not run
 	done   sync.WaitGroup
 }
 
-// start begins the work of a node, or goes on with another interval.
+// start begins the work of a node, or begins it again for another interval.
 func (w *worker) start(ctx context.Context, heartbeat time.Duration) error {
+	if w.cancel != nil && w.every == heartbeat {
+		return nil
+	}
 	w.stop()
 	if err := w.s.takeRequests(); err != nil {
 		return err
 	}
 	a := w.s.a
+	w.every = heartbeat
 	ctx, w.cancel = context.WithCancel(ctx)
 	a.setLink(w.s.nc)
 	w.done.Go(func() { w.s.heartbeats(ctx, heartbeat) })

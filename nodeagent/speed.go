@@ -13,12 +13,12 @@ import (
 // speedReference is the processor time of one round of [work] on one core of
 // the reference: an Intel Xeon of 2023 (family 6, model 167 as its hypervisor
 // calls it, 2.6 GHz base). A core that takes half as long has speed 2.
-const speedReference = 10 * time.Millisecond
+const speedReference = 4750 * time.Microsecond
 
 const (
 	speedRounds = 15      // the fastest counts
 	workSteps   = 1 << 20 // of one round
-	workWords   = 1 << 19 // 4 MiB, more than a level 2 cache
+	workWords   = 1 << 15 // 256 KiB: more than a level 1 cache, less than a level 2 cache
 )
 
 // speedTest measures how fast one core is, once, when told to begin.

@@ -163,7 +163,23 @@ func TestAgentIsKilledWhileTaskWrites(t *testing.T) {
 		p.kill()
 		p.run()
 	}
+	p.wait("most output", func() bool { return p.outputOf(c.TaskRef.String()).all > 7*size/8 })
+	// What the agent has for itself must not grow with what passes through.
+	if kb := kilobytes(t, p.cmd.Process.Pid, "RssAnon"); kb > 30<<10 {
+		t.Errorf("the agent has %d kB for itself", kb)
+	} else {
+		t.Logf("the agent has %d kB for itself, %d kB resident at most", kb, kilobytes(t, p.cmd.Process.Pid, "VmHWM"))
+	}
 	p.node().sameHash(c.TaskRef, size, sum)
+}
+
+func kilobytes(t *testing.T, pid int, field string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSuffix(statusField(t, pid, field), " kB"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestTaskGoesOnWithoutAgent(t *testing.T) {
@@ -304,5 +320,23 @@ func TestOneLongLine(t *testing.T) {
 	got := n.outcome(ref)
 	if got.State != api.JobFinished || got.Stdout != strings.Repeat("x", 10_000_000) {
 		t.Errorf("state %s, %d bytes", got.State, len(got.Stdout))
+	}
+}
+
+// An agent that is killed between its answer and the start of the shim: the
+// next one starts the task.
+func TestTaskThatWasOnlyAccepted(t *testing.T) {
+	c := command(1, "echo", "started")
+	n := newNode(t, func(cfg *Config) {
+		first, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.tasks.Start(c); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got := n.outcome(c.TaskRef); got.Stdout != "started\n" || got.State != api.JobFinished {
+		t.Errorf("got %+v", got)
 	}
 }

@@ -53,10 +53,7 @@ type MAC [6]byte
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Relayed tells whether the message came through a relay agent.
-func (r *Request) Relayed() bool {
-	return len(r.Msg.GatewayIPAddr) == net.IPv4len && !r.Msg.GatewayIPAddr.IsUnspecified() ||
-		r.Msg.GatewayIPAddr.To4() != nil && !r.Msg.GatewayIPAddr.IsUnspecified()
-}
+func (r *Request) Relayed() bool { return r.Gateway().IsValid() }
 
 // Gateway is the relay's address, the zero Addr when there is none.
 func (r *Request) Gateway() netip.Addr { return addrOf(r.Msg.GatewayIPAddr) }
@@ -87,14 +84,14 @@ func Classify(m *dhcpv4.DHCPv4) (*Request, error) {
 	default:
 		return nil, fmt.Errorf("%w: message type %v", ErrNotOurs, r.Type)
 	}
-	arch, known := archOf(m)
+	arch, said := archOf(m)
 	r.Machine = Machine{
 		MAC:    net.HardwareAddr(mac[:]),
 		UUID:   uuidOf(m.Options.Get(optGUID)),
-		Client: clientOf(m, arch, known),
+		Client: clientOf(m, arch, said),
 		IP:     addrOf(m.ClientIPAddr),
 	}
-	if known {
+	if said {
 		r.Arch = archNames[arch]
 	}
 	if r.Boots() && arch == archBIOS && isRaspberry(mac) {
@@ -136,30 +133,27 @@ var archNames = map[uint16]string{
 }
 
 // archOf finds the first known architecture of option 93, else the one in the
-// vendor class ("PXEClient:Arch:00007:UNDI:003000").
-func archOf(m *dhcpv4.DHCPv4) (arch uint16, known bool) {
+// vendor class ("PXEClient:Arch:00007:UNDI:003000"), else an unknown one of
+// option 93. said is false when there is none at all.
+func archOf(m *dhcpv4.DHCPv4) (arch uint16, said bool) {
 	raw := m.Options.Get(dhcpv4.OptionClientSystemArchitectureType)
 	for ; len(raw) >= 2; raw = raw[2:] {
 		a := uint16(raw[0])<<8 | uint16(raw[1])
 		if _, ok := archNames[a]; ok {
 			return a, true
 		}
+		arch, said = a, true
 	}
 	_, rest, ok := strings.Cut(m.ClassIdentifier(), ":Arch:")
-	if !ok {
-		return 0, false
-	}
 	digits, _, _ := strings.Cut(rest, ":")
-	n, err := strconv.ParseUint(strings.TrimRight(digits, "\x00"), 10, 16)
-	if err != nil {
-		return 0, false
+	if n, err := strconv.ParseUint(strings.TrimRight(digits, "\x00"), 10, 16); ok && err == nil {
+		return uint16(n), true
 	}
-	_, known = archNames[uint16(n)]
-	return uint16(n), known
+	return arch, said
 }
 
 // clientOf says what kind of program sent the message.
-func clientOf(m *dhcpv4.DHCPv4, arch uint16, known bool) Client {
+func clientOf(m *dhcpv4.DHCPv4, arch uint16, said bool) Client {
 	class := m.ClassIdentifier()
 	switch {
 	case isIPXE(m):
@@ -168,10 +162,10 @@ func clientOf(m *dhcpv4.DHCPv4, arch uint16, known bool) Client {
 		return ClientHTTP
 	case !strings.HasPrefix(class, classPXE):
 		return ClientOS
-	case !known, arch == archBIOS, arch == archBIOSHTTP:
-		return ClientBIOS
+	case !said, arch == archBIOS:
+		return ClientBIOS // ROMs from before RFC 4578 do not say what they are
 	default:
-		return ClientUEFI
+		return ClientUEFI // whatever is not known is newer
 	}
 }
 

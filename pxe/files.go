@@ -31,8 +31,9 @@ func BlobPath(sha256, name string) string {
 }
 
 // FilesHandler serves kernels, initramfs and other bulk files at
-// /blobs/SHA256/NAME, by sendfile. It is meant for a process of its own:
-// a thousand transfers in the process of DHCP make DHCP wait for seconds.
+// /blobs/SHA256/NAME, by sendfile. It is meant for a process of its own, with
+// [ServeHTTP]: a thousand transfers in the process of DHCP make DHCP wait for
+// seconds.
 // What was sent whole is told to the observer as [StageKernel] or
 // [StageInitramfs], by the parameters mac and stage that the boot script puts
 // into the URL; an event without MAC is of a machine that gave none.

@@ -26,42 +26,6 @@ const (
 	maxLoader     = 64 << 20 // a loader that is no file is read into memory
 )
 
-// NewHTTPServer wraps h with the timeouts that serving firmware takes. It is
-// used for the `files` process as well as inside [Server].
-func NewHTTPServer(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-	}
-}
-
-// serveHTTP runs hs on l until ctx is done.
-func serveHTTP(ctx context.Context, hs *http.Server, l net.Listener) error {
-	hs.BaseContext = func(net.Listener) context.Context { return ctx }
-	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
-		d.SetDeadline(time.Time{}) // a run before this one may have set it
-	}
-	stop := context.AfterFunc(ctx, func() { hs.Close() })
-	defer stop()
-	if err := hs.Serve(keepOpen{l}); ctx.Err() == nil {
-		return fmt.Errorf("serving HTTP: %w", err)
-	}
-	return nil
-}
-
-// keepOpen is a listener whose owner closes it, not the server: it outlives
-// restarts.
-type keepOpen struct{ net.Listener }
-
-func (k keepOpen) Close() error {
-	if d, ok := k.Listener.(interface{ SetDeadline(time.Time) error }); ok {
-		return d.SetDeadline(time.Unix(1, 0)) // ends Accept
-	}
-	return k.Listener.Close()
-}
-
 // cleanPath turns the path of a URL into a name for [fs.FS]. It knows what
 // firmware does: several slashes for one, backslashes, a leading "./". A path
 // with ".." or a control character is refused. Nothing is ever redirected,
@@ -128,27 +92,26 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request) {
 		s.writeScript(w, r, whoScript(at))
 		return
 	}
-	mac := MAC(m.MAC)
 	ctx, cancel := context.WithTimeout(r.Context(), decisionTime)
 	defer cancel()
 	b, err := s.cfg.Booter.Boot(ctx, m)
 	switch {
 	case err != nil:
-		s.log.Warn("no decision what a machine boots", "mac", mac, "err", err)
-		s.writeScript(w, r, waitScript(at, mac, "the head does not answer yet; asking again", scriptTry))
+		s.warn.Warn(s.log, "no decision what a machine boots", "mac", m.MAC, "err", err)
+		s.writeScript(w, r, waitScript(at, m, "the head does not answer yet; asking again", scriptTry))
 		return
 	case b.Refused != "":
 		s.watch.Observe(event(m, StageRefused, b.Refused))
-		s.writeScript(w, r, waitScript(at, mac, "not admitted: "+b.Refused, refusedWait))
+		s.writeScript(w, r, waitScript(at, m, "not admitted: "+b.Refused, refusedWait))
 		return
 	case b.Wait > 0:
-		s.writeScript(w, r, waitScript(at, mac, "waiting to be admitted", b.Wait))
+		s.writeScript(w, r, waitScript(at, m, "waiting to be admitted", b.Wait))
 	case b.Kernel == "":
-		s.log.Error("no kernel to boot", "mac", mac)
-		s.writeScript(w, r, waitScript(at, mac, "the head names no kernel; asking again", refusedWait))
+		s.warn.Warn(s.log, "no kernel to boot", "mac", m.MAC)
+		s.writeScript(w, r, waitScript(at, m, "the head names no kernel; asking again", refusedWait))
 		return
 	default:
-		s.writeScript(w, r, bootScript(at, mac, b))
+		s.writeScript(w, r, bootScript(at, m, b))
 	}
 	if r.Method == http.MethodGet {
 		e := event(m, StageScript, scriptName)
@@ -186,13 +149,25 @@ func (s *Server) asking(r *http.Request) (Machine, bool) {
 		m.UUID = cleanUUID(q.Get("uuid"))
 	}
 	if m.Arch == "" {
-		m.Arch = ipxeArch[q.Get("arch")]
+		m.Arch = orElse(cleanArch(q.Get("arch")), ipxeArch[q.Get("buildarch")])
 	}
 	s.learn(remote, MAC(m.MAC))
 	return m, true
 }
 
-// ipxeArch are the values of iPXE's ${buildarch}, as Debian says them.
+// cleanArch takes an architecture that this server wrote into a URL, and
+// nothing else.
+func cleanArch(s string) string {
+	for _, name := range archNames {
+		if s == name {
+			return name
+		}
+	}
+	return ""
+}
+
+// ipxeArch are the values of iPXE's ${buildarch}, as Debian says them. On
+// BIOS iPXE is built for 32 bits whatever the processor.
 var ipxeArch = map[string]string{"x86_64": "amd64", "i386": "amd64", "arm64": "arm64", "arm32": "armhf"}
 
 // cleanUUID takes a UUID that somebody wrote into a URL.

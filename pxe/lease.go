@@ -63,6 +63,7 @@ type lease struct {
 	ip    netip.Addr
 	state leaseState
 	until time.Time
+	fixed bool // reserved for mac, wherever it lies
 }
 
 // Book is who has which address. A lease is keyed by hardware address:
@@ -154,7 +155,7 @@ func (b *Book) Offer(p Pool, mac MAC, want, fixed netip.Addr) (netip.Addr, error
 	if old != nil && old.ip == ip && old.state == stateBound && old.until.After(now) {
 		return ip, nil // a bound lease is not turned into a mere promise
 	}
-	b.put(p, &lease{mac: mac, ip: ip, state: stateOffered, until: now.Add(offerTime)})
+	b.put(p, &lease{mac: mac, ip: ip, state: stateOffered, until: now.Add(offerTime), fixed: ip == fixed})
 	return ip, nil
 }
 
@@ -283,7 +284,7 @@ func (b *Book) bind(p Pool, mac MAC, ip, fixed netip.Addr, d time.Duration) (*le
 	case fixed.IsValid() && ip != fixed && b.usable(fixed, mac, now):
 		return nil, ErrNotYours // it shall ask again and get the fixed one
 	}
-	l := &lease{mac: mac, ip: ip, state: stateBound, until: now.Add(d)}
+	l := &lease{mac: mac, ip: ip, state: stateBound, until: now.Add(d), fixed: ip == fixed}
 	b.put(p, l)
 	return l, nil
 }
@@ -323,6 +324,17 @@ func (b *Book) Release(mac MAC, ip netip.Addr) bool {
 		b.record(copied, nil)
 	}
 	return true
+}
+
+// Fixed is the address that was reserved for mac when it last booted, the
+// zero Addr for none. Its operating system asks without saying that.
+func (b *Book) Fixed(p Pool, mac MAC) netip.Addr {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := b.find(p, mac); l != nil && l.fixed {
+		return l.ip
+	}
+	return netip.Addr{}
 }
 
 // Forget drops the promise to mac, which chose another server.

@@ -182,9 +182,35 @@ func TestBookFixed(t *testing.T) {
 	if ip, err := b.Offer(smallNet, machine(1), noAddr, fixed); err != nil || ip != fixed {
 		t.Fatalf("Offer() = %v, %v, want %v", ip, err, fixed)
 	}
+	if got := b.Fixed(smallNet, machine(1)); got != fixed {
+		t.Errorf("Fixed() = %v, want %v", got, fixed)
+	}
+	if ip := take(t, b, smallNet, machine(1), time.Hour); ip == fixed || b.Fixed(smallNet, machine(1)).IsValid() {
+		t.Errorf("the reservation is gone, and it still has %v", ip)
+	}
 	inUse := take(t, b, smallNet, machine(2), time.Hour)
 	if ip, err := b.Offer(smallNet, machine(3), noAddr, inUse); err != nil || ip == inUse {
 		t.Errorf("Offer() = %v, %v: an address in use was given because it is reserved", ip, err)
+	}
+}
+
+func TestBookFixedIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "leases")
+	fixed := addr("10.77.0.200")
+	b, err := OpenBook(path, time.Hour, quietLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runBook(t, b)
+	done := make(chan error, 1)
+	if err := b.Confirm(smallNet, machine(1), fixed, fixed, time.Hour, func(err error) { done <- err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := reopen(t, path).Fixed(smallNet, machine(1)); got != fixed {
+		t.Errorf("after a restart: Fixed() = %v, want %v", got, fixed)
 	}
 }
 

@@ -37,8 +37,23 @@ const (
 
 var errLogBusy = errors.New("the disk is too slow: too many leases wait to be written")
 
-// leaseStates are the words of the file.
-var leaseStates = map[leaseState]string{stateBound: "bound", stateDeclined: "declined"}
+// The states in the file.
+const (
+	wordBound    = "bound"
+	wordFixed    = "fixed" // bound, and reserved for the machine
+	wordDeclined = "declined"
+)
+
+// word is how the file says what kind of lease l is.
+func (l lease) word() string {
+	switch {
+	case l.state == stateDeclined:
+		return wordDeclined
+	case l.fixed:
+		return wordFixed
+	}
+	return wordBound
+}
 
 // logEntry is a line to be written, and whom to tell.
 type logEntry struct {
@@ -219,7 +234,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // leaseLine is a lease as the file holds it.
 func leaseLine(l lease) []byte {
-	rest := fmt.Sprintf("%v %v %s %d", l.mac, l.ip, leaseStates[l.state], l.until.Unix())
+	rest := fmt.Sprintf("%v %v %s %d", l.mac, l.ip, l.word(), l.until.Unix())
 	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum([]byte(rest), castagnoli), rest)
 }
 
@@ -241,12 +256,15 @@ func parseLeaseLine(line string) (lease, bool) {
 		return lease{}, false
 	}
 	l := lease{mac: MAC(hw), ip: ip, until: time.Unix(unix, 0)}
-	for state, word := range leaseStates {
-		if word == f[2] {
-			l.state = state
-		}
+	switch f[2] {
+	case wordBound, wordFixed:
+		l.state, l.fixed = stateBound, f[2] == wordFixed
+	case wordDeclined:
+		l.state = stateDeclined
+	default:
+		return lease{}, false
 	}
-	return l, l.state != 0
+	return l, true
 }
 
 // leaseFile is what was read of a lease file.

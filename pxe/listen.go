@@ -30,6 +30,10 @@ type Sockets struct {
 // Proxy port 4011 is not answered; without Raw machines without an address
 // are answered by broadcast, and other servers are not looked for; without
 // ICMP no router advertisement is sent.
+//
+// In a test DHCP and Proxy may be anything that carries packets: where they
+// are no *net.UDPConn the interface need not exist, and every answer goes to
+// the address that the question came from.
 type Link struct {
 	Name  string
 	DHCP  net.PacketConn // port 67

@@ -21,6 +21,7 @@ import (
 	"muster/internal/need"
 	"muster/internal/netnstest"
 	"muster/pxe/pxetest"
+	"muster/pxe/tftp"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
@@ -36,7 +37,18 @@ func newLAN(t testing.TB, addrs []netip.Prefix) *lan {
 	t.Helper()
 	l := &lan{machines: netnstest.New(t)}
 	netnstest.Veth(t, netnstest.End{Name: "s0", Addrs: addrs}, netnstest.End{NS: l.machines, Name: "c0"})
+	// What is sent in the moment between carrier and this is dropped silently.
+	waitFor(t, "the cable", func() bool { return running("s0") })
+	waitFor(t, "the cable", func() (ok bool) {
+		l.machines.Do(t, func() { ok = running("c0") })
+		return ok
+	})
 	return l
+}
+
+func running(name string) bool {
+	ifi, err := net.InterfaceByName(name)
+	return err == nil && ifi.Flags&net.FlagRunning != 0
 }
 
 // listen opens the sockets of s0, and passes them through files as a keeper
@@ -92,7 +104,7 @@ func (l *lan) serve(t testing.TB, mode Mode, change func(*Config)) *Server {
 	cfg := Config{
 		Sockets: l.listen(t), Loaders: testLoaders, Booter: decider(bootAll),
 		Interfaces: []Interface{{Name: "s0", Mode: mode, Subnet: Subnet{Network: Network{Prefix: netip.MustParsePrefix("10.77.0.1/16")}}}},
-		Log:        slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Log:        slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {
 		change(&cfg)
@@ -121,13 +133,15 @@ func (l *lan) raw(t testing.TB) net.PacketConn {
 func (l *lan) web(t testing.TB, prefix string) *http.Client {
 	t.Helper()
 	l.run(t, "ip", "addr", "add", prefix, "dev", "c0")
-	return &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
-			l.machines.Do(t, func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
-			return c, err
-		},
-	}}
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: l.dial(t)}}
+}
+
+// dial connects from the machine's namespace.
+func (l *lan) dial(t testing.TB) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		l.machines.Do(t, func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
+		return c, err
+	}
 }
 
 func (l *lan) run(t testing.TB, name string, args ...string) string {
@@ -154,8 +168,13 @@ func TestFirmwareBoots(t *testing.T) {
 		})
 	})
 	web := l.web(t, "10.77.0.2/16")
+	tftpServer(t, s)
+	fetch := func(ctx context.Context, server netip.Addr, name string) (b []byte, err error) {
+		l.machines.Do(t, func() { b, err = pxetest.TFTP(ctx, server, name) })
+		return b, err
+	}
 	for i, kind := range []pxetest.Kind{pxetest.BIOS, pxetest.UEFI, pxetest.HTTP, pxetest.IPXE} {
-		f := &pxetest.Firmware{Kind: kind, MAC: pxetest.MAC(i + 1), Conn: l.raw(t), HTTP: web}
+		f := &pxetest.Firmware{Kind: kind, MAC: pxetest.MAC(i + 1), Conn: l.raw(t), HTTP: web, Files: fetch}
 		b, err := f.Boot(t.Context())
 		if err != nil {
 			t.Fatalf("%s: %v", kind, err)
@@ -167,11 +186,88 @@ func TestFirmwareBoots(t *testing.T) {
 		if b.Loader != wantLoader || b.KernelLen != 8 || b.InitrdLen != 8 {
 			t.Errorf("%s: loader %q, kernel of %d, initramfs of %d bytes, want %q, 8, 8", kind, b.Loader, b.KernelLen, b.InitrdLen, wantLoader)
 		}
-		if !strings.HasSuffix(b.ScriptURL, "/boot.ipxe?mac="+hexhyp(MAC(f.MAC))) {
+		if !strings.Contains(b.ScriptURL, "/boot.ipxe?mac="+hexhyp(MAC(f.MAC))+"&arch=amd64&uuid=") {
 			t.Errorf("%s: script at %q", kind, b.ScriptURL)
 		}
-		if len(s.Timeline(f.MAC)) == 0 {
-			t.Errorf("%s: no timeline", kind)
+		if kind != pxetest.IPXE && b.LoaderLen != 8 {
+			t.Errorf("%s: a loader of %d bytes, want 8", kind, b.LoaderLen)
+		}
+	}
+	// Here all machines fetch from one address, so a loader may be booked to
+	// another one of them.
+	for _, stage := range []Stage{StageDHCP, StageLoader, StageScript} {
+		if !strings.Contains(seen.stages(), string(stage)) {
+			t.Errorf("no event %s in: %s", stage, seen.stages())
+		}
+	}
+	if got := s.Timeline(pxetest.MAC(1)); len(got) < 2 {
+		t.Errorf("timeline of the first machine: %v", got)
+	}
+}
+
+// tftpServer serves loaders by TFTP and tells s of it.
+func tftpServer(t *testing.T, s *Server) {
+	t.Helper()
+	c, err := net.ListenPacket("udp4", ":69")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts, err := tftp.New(tftp.Config{Conn: c, Source: tftp.FS(testLoaders), Observe: func(x tftp.Transfer) {
+		s.TFTPDone(x.Client, x.Name, x.Bytes, x.Dur, x.Err)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := ts.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait(); c.Close() })
+}
+
+// TestWithoutNetwork is how other packages can test: no namespace, no rights,
+// nothing but loopback.
+func TestWithoutNetwork(t *testing.T) {
+	listen := func() net.PacketConn {
+		c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer web.Close()
+	dhcp := listen()
+	port := uint16(web.Addr().(*net.TCPAddr).Port)
+	cfg := Config{
+		Sockets:  &Sockets{Links: []Link{{Name: "room", DHCP: struct{ net.PacketConn }{dhcp}}}, HTTP: web},
+		HTTPPort: port, FilesPort: port, Loaders: testLoaders,
+		Booter:     decider(func(Machine) (Boot, error) { return Boot{Kernel: "/snponly.efi", Initramfs: "/undionly.kpxe"}, nil }),
+		Interfaces: []Interface{{Name: "room", Mode: ModeFull, Subnet: Subnet{Network: Network{Prefix: netip.MustParsePrefix("127.0.0.1/8")}}}},
+	}
+	for range 2 { // a server that is started again takes the same sockets
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		f := &pxetest.Firmware{Kind: pxetest.HTTP, MAC: pxetest.MAC(1), Conn: listen(), Server: dhcp.LocalAddr()}
+		b, err := f.Boot(t.Context())
+		if err != nil || b.KernelLen != 8 || b.InitrdLen != 8 {
+			t.Errorf("Boot() = %+v, %v", b, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
 		}
 	}
 }
@@ -324,6 +420,29 @@ func TestLeaseOfAnOperatingSystem(t *testing.T) {
 	}
 }
 
+// TestReservation gives a machine the address that is reserved for it while it
+// boots, and its operating system the same.
+func TestReservation(t *testing.T) {
+	l := newLAN(t, serverNet)
+	fixed := addr("10.77.0.7") // outside the pool
+	l.full(t, func(c *Config) {
+		c.Booter = decider(func(Machine) (Boot, error) { return Boot{Kernel: "/k", FixedIP: fixed}, nil })
+	})
+	conn := l.raw(t)
+	f := &pxetest.Firmware{Kind: pxetest.UEFI, MAC: testMAC, Conn: conn}
+	if lease, err := f.DHCP(t.Context(), false, nil); err != nil || lease.IP != fixed {
+		t.Fatalf("firmware: %v, %v", lease.IP, err)
+	}
+	offer := exchange(t, conn, ask(discover))
+	if offer == nil || addrOf(offer.YourIPAddr) != fixed {
+		t.Fatalf("operating system: offer %v", offer)
+	}
+	m := ask(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(fixed.AsSlice()))
+	if ack := exchange(t, conn, m); ack == nil || ack.MessageType() != dhcpv4.MessageTypeAck {
+		t.Errorf("operating system: %v", ack)
+	}
+}
+
 func TestRelayedNetwork(t *testing.T) {
 	l := newLAN(t, serverNet)
 	l.full(t, func(c *Config) {
@@ -404,10 +523,9 @@ func (l *lan) dnsmasq(t testing.TB, args ...string) {
 	t.Helper()
 	program := need.Program(t, "dnsmasq", "dnsmasq-base")
 	l.run(t, "ip", "addr", "add", "10.77.0.5/16", "dev", "c0")
-	log := filepath.Join(t.TempDir(), "log")
 	args = append([]string{
-		"--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=c0", "--bind-interfaces", "--user=root",
-		"--dhcp-range=10.77.1.1,10.77.1.99,1h", "--dhcp-leasefile=" + log + ".leases", "--pid-file=", "--log-facility=" + log,
+		"--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=c0", "--bind-interfaces",
+		"--dhcp-range=10.77.1.1,10.77.1.99,1h", "--dhcp-leasefile=" + filepath.Join(t.TempDir(), "leases"), "--pid-file=",
 	}, args...)
 	l.machines.Command(t.Context(), t, nil, program, args...)
 	waitFor(t, "dnsmasq's socket", func() bool {
@@ -486,6 +604,46 @@ func TestRouterSolicitation(t *testing.T) {
 	}
 	if out := l.run(t, "ip", "-6", "route"); strings.Contains(out, "default") {
 		t.Errorf("it made a route:\n%s", out)
+	}
+}
+
+// TestProxyBesideDnsmasq has three on one switch: a machine gets its address
+// from dnsmasq and its boot program from this server.
+func TestProxyBesideDnsmasq(t *testing.T) {
+	machines, office := netnstest.New(t), netnstest.New(t)
+	netnstest.Bridge(t, netnstest.End{Name: "s0", Addrs: serverNet})
+	netnstest.Veth(t, netnstest.End{Name: "m0", Bridge: "s0"}, netnstest.End{NS: machines, Name: "c0", Addrs: netnstest.Addr("10.77.0.2/16")})
+	netnstest.Veth(t, netnstest.End{Name: "o0", Bridge: "s0"}, netnstest.End{NS: office, Name: "c0"})
+	waitFor(t, "the switch", func() bool { return running("s0") && running("m0") && running("o0") })
+	(&lan{machines: office}).dnsmasq(t, "--no-ping")
+	l := &lan{machines: machines}
+	ifs, err := Detect(t.Context(), DetectConfig{Sockets: l.listen(t), Named: []string{"s0"}})
+	if err != nil || ifs[0].Mode != ModeProxy {
+		t.Fatalf("Detect() = %+v, %v", ifs, err)
+	}
+	s := serve(t, Config{
+		Sockets: l.sockets, Interfaces: ifs, Loaders: testLoaders,
+		Booter: decider(func(m Machine) (Boot, error) {
+			if m.OwnsLAN {
+				t.Errorf("%+v: this server owns no LAN", m)
+			}
+			return Boot{Kernel: "http://10.77.0.1/snponly.efi", Initramfs: "http://10.77.0.1/undionly.kpxe"}, nil
+		}),
+	})
+	web := &http.Client{Transport: &http.Transport{DialContext: l.dial(t)}}
+	for i, kind := range []pxetest.Kind{pxetest.BIOS, pxetest.UEFI, pxetest.HTTP, pxetest.IPXE} {
+		f := &pxetest.Firmware{Kind: kind, MAC: pxetest.MAC(i + 1), Conn: l.raw(t), HTTP: web}
+		b, err := f.Boot(t.Context())
+		if err != nil || b.KernelLen != 8 {
+			t.Fatalf("%s: %+v, %v", kind, b, err)
+		}
+		if !netip.MustParsePrefix("10.77.1.0/24").Contains(b.IP) {
+			t.Errorf("%s: address %v is not dnsmasq's", kind, b.IP)
+		}
+		// It was overheard which address dnsmasq gave.
+		if mac, ok := s.holder(b.IP); !ok || mac != MAC(f.MAC) {
+			t.Errorf("%s: %v belongs to %v, %v", kind, b.IP, mac, ok)
+		}
 	}
 }
 

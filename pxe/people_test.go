@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -45,5 +46,32 @@ func TestPeopleAreBounded(t *testing.T) {
 	p.at(netip.Addr{}, machine(1))
 	if len(p.is) > maxPeople || len(p.byIP) > maxPeople {
 		t.Errorf("%d machines and %d addresses are remembered, want %d at most", len(p.is), len(p.byIP), maxPeople)
+	}
+}
+
+func TestTFTPDone(t *testing.T) {
+	var seen lockedRecorder
+	s, err := New(Config{Booter: decider(bootAll), Sockets: &Sockets{}, Observer: &seen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := machine(1)
+	s.people.meet(Machine{MAC: mac[:], Client: ClientBIOS, Arch: "amd64", UUID: "u"})
+	s.learn(addr("10.77.0.9"), mac)
+	at := func(a string) netip.AddrPort { return netip.AddrPortFrom(addr(a), 2000) }
+	s.TFTPDone(at("10.77.0.9"), "undionly.kpxe", 0, 0, nil)                      // learned the size
+	s.TFTPDone(at("10.77.0.9"), "undionly.kpxe", 9, 0, errors.New("timeout"))    // gave up
+	s.TFTPDone(at("::ffff:10.77.0.9"), "undionly.kpxe", 74213, time.Second, nil) // got it
+	s.TFTPDone(at("10.77.0.8"), "x.efi", 5, 0, nil)                              // is not known
+	events := seen.all()
+	if len(events) != 2 {
+		t.Fatalf("events %+v, want two", events)
+	}
+	e := events[0]
+	if e.Stage != StageLoader || e.MAC.String() != mac.String() || e.Client != ClientBIOS || e.UUID != "u" || e.Bytes != 74213 || e.Dur != time.Second {
+		t.Errorf("event %+v", e)
+	}
+	if e := events[1]; e.MAC != nil || e.IP != addr("10.77.0.8") {
+		t.Errorf("event of a stranger: %+v", e)
 	}
 }

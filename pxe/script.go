@@ -35,9 +35,17 @@ func baseURL(host netip.Addr, port uint16) string {
 	return "http://" + netip.AddrPortFrom(host, port).String()
 }
 
-// scriptURL is where the machine with that address finds its script.
-func (s site) scriptURL(m MAC) string {
-	return s.http + "/" + scriptName + "?mac=" + hexhyp(m)
+// scriptURL is where m finds its script. What m said of itself by DHCP is
+// part of it, so that a server that was started meanwhile knows it too.
+func (s site) scriptURL(m Machine) string {
+	u := s.http + "/" + scriptName + "?mac=" + hexhyp(MAC(m.MAC))
+	if m.Arch != "" {
+		u += "&arch=" + m.Arch
+	}
+	if m.UUID != "" {
+		u += "&uuid=" + m.UUID
+	}
+	return u
 }
 
 // hexhyp is an address with hyphens, as iPXE and BOOTIF= write it.
@@ -56,18 +64,19 @@ func (s site) fileURL(place string, m MAC, stage Stage) string {
 // bootScript boots what b says. It never ends: what fails is tried again
 // from the start, with a fresh script, since what the machine is to boot may
 // have changed. Pure.
-func bootScript(s site, m MAC, b Boot) string {
+func bootScript(s site, m Machine, b Boot) string {
+	mac := MAC(m.MAC)
 	initramfs := fileName(b.Initramfs)
 	cmdline := strings.ReplaceAll(b.Cmdline, "{host}", s.host.String())
 	var t script
 	t.line("#!ipxe")
-	t.echo("muster: booting " + orElse(b.HostName, m.String()) + " from " + s.host.String())
+	t.echo("muster: booting " + orElse(b.HostName, mac.String()) + " from " + s.host.String())
 	// initrd= is how a UEFI kernel finds the initramfs among iPXE's files;
 	// BOOTIF= names the card that this boot came by.
 	t.line("kernel --name %s %s initrd=%s BOOTIF=01-%s %s || goto retry",
-		fileName(b.Kernel), s.fileURL(b.Kernel, m, StageKernel), initramfs, hexhyp(m), oneLine(cmdline))
+		fileName(b.Kernel), s.fileURL(b.Kernel, mac, StageKernel), initramfs, hexhyp(mac), oneLine(cmdline))
 	if b.Initramfs != "" {
-		t.line("initrd --name %s %s || goto retry", initramfs, s.fileURL(b.Initramfs, m, StageInitramfs))
+		t.line("initrd --name %s %s || goto retry", initramfs, s.fileURL(b.Initramfs, mac, StageInitramfs))
 	}
 	t.line("boot || goto retry")
 	t.again(s.scriptURL(m), scriptTry)
@@ -75,7 +84,7 @@ func bootScript(s site, m MAC, b Boot) string {
 }
 
 // waitScript asks again after d. Pure.
-func waitScript(s site, m MAC, why string, d time.Duration) string {
+func waitScript(s site, m Machine, why string, d time.Duration) string {
 	var t script
 	t.line("#!ipxe")
 	t.echo("muster: " + why)
@@ -89,7 +98,7 @@ func whoScript(s site) string {
 	var t script
 	t.line("#!ipxe")
 	t.line(":retry")
-	t.line("chain --replace %s/%s?mac=${netX/mac:hexhyp}&uuid=${uuid}&arch=${buildarch} || sleep %d && goto retry",
+	t.line("chain --replace %s/%s?mac=${netX/mac:hexhyp}&uuid=${uuid}&buildarch=${buildarch} || sleep %d && goto retry",
 		s.http, scriptName, int(scriptTry.Seconds()))
 	return t.String()
 }

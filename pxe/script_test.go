@@ -32,7 +32,7 @@ func golden(t *testing.T, name, got string) {
 func TestScripts(t *testing.T) {
 	at := newSite(addr("10.77.0.1"), 80, 7480)
 	moved := newSite(addr("10.77.0.1"), 8080, 7480)
-	mac := MAC(testMAC)
+	m := Machine{MAC: testMAC, Arch: "amd64", UUID: "11223344-5566-7788-99aa-bbccddeeff00"}
 	sum := strings.Repeat("ab", 32)
 	boot := Boot{
 		Kernel: BlobPath(sum, "vmlinuz"), Initramfs: BlobPath(sum, "initramfs.zst"),
@@ -42,9 +42,9 @@ func TestScripts(t *testing.T) {
 	elsewhere.Kernel, elsewhere.Initramfs = "http://192.0.2.7/k", "http://192.0.2.7/i.img?x=1"
 	elsewhere.HostName = ""
 	for name, text := range map[string]string{
-		"boot":      bootScript(at, mac, boot),
-		"elsewhere": bootScript(moved, mac, elsewhere),
-		"wait":      waitScript(at, mac, "waiting for ${approval} || boot\n#!ipxe", 5*time.Second),
+		"boot":      bootScript(at, m, boot),
+		"elsewhere": bootScript(moved, Machine{MAC: testMAC}, elsewhere),
+		"wait":      waitScript(at, m, "waiting for ${approval} || boot\n#!ipxe", 5*time.Second),
 		"who":       whoScript(moved),
 	} {
 		golden(t, "script_"+name+".ipxe", text)

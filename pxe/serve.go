@@ -91,7 +91,7 @@ func (s *Server) decide(ctx context.Context, q query) {
 	b, err := s.cfg.Booter.Boot(ctx, q.Machine)
 	switch {
 	case err != nil:
-		s.log.Warn("no decision what a machine boots", "mac", q.Key(), "err", err)
+		s.warn.Warn(s.log, "no decision what a machine boots", "mac", q.Key(), "err", err)
 	case b.Refused != "":
 		s.watch.Observe(event(q.Machine, StageRefused, b.Refused))
 	default:
@@ -138,6 +138,9 @@ func (s *Server) serveFull(q query, b Boot) {
 		s.log.Debug("message dropped: no network for this relay", "mac", q.Key(), "relay", q.Gateway())
 		return
 	}
+	if !q.Boots() {
+		b.FixedIP = s.book.Fixed(n.Pool, q.Key())
+	}
 	mine := !q.ServerID.IsValid() || q.ServerID == n.Server || s.isMe(q.ServerID)
 	switch q.Type {
 	case dhcpv4.MessageTypeDiscover:
@@ -183,7 +186,8 @@ func (s *Server) offer(q query, b Boot, n Subnet) {
 	}
 	ip, err := s.book.Offer(n.Pool, q.Key(), q.Wanted, b.FixedIP)
 	if err != nil {
-		s.watch.Observe(event(q.Machine, StageRefused, fmt.Sprintf("no address left in %v to %v on %s", n.Pool.First, n.Pool.Last, q.in.Name)))
+		s.warn.Warn(s.log, "no address is left", "if", q.in.Name, "first", n.Pool.First, "last", n.Pool.Last, "mac", q.Key())
+		s.watch.Observe(event(q.Machine, StageRefused, fmt.Sprintf("no address is left in %v to %v on %s", n.Pool.First, n.Pool.Last, q.in.Name)))
 		return
 	}
 	s.reply(q, n.Network, Reply{Type: dhcpv4.MessageTypeOffer, IP: ip, File: file, HostName: b.HostName})
@@ -222,7 +226,7 @@ func (s *Server) bootFile(q query, b Boot, n Network) (string, bool) {
 	case ClientOS:
 		return "", true
 	case ClientIPXE:
-		return at.scriptURL(q.Key()), true
+		return at.scriptURL(q.Machine), true
 	}
 	name := b.Loader
 	if name == "" {
@@ -267,7 +271,7 @@ func (s *Server) reply(q query, n Network, p Reply) {
 	p.NoVendor = slices.Contains(s.cfg.NoVendor, q.Arch)
 	m := Answer(q.Request, n, p)
 	if err := s.send(q, n, m); err != nil {
-		s.log.Warn("sending an answer", "mac", q.Key(), "if", q.in.Name, "err", err)
+		s.warn.Warn(s.log, "sending an answer", "mac", q.Key(), "if", q.in.Name, "err", err)
 		return
 	}
 	s.log.Debug("answered", "type", p.Type, "mac", q.Key(), "ip", p.IP, "file", p.File)

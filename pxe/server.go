@@ -89,6 +89,7 @@ type Server struct {
 	watch  *watch
 	book   *Book
 	limit  *limiter
+	warn   *throttle
 	people *people
 	ifaces []*iface
 	work   chan query
@@ -127,6 +128,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, log: cfg.Log, now: time.Now,
 		watch:  newWatch(cfg.Observer, time.Now),
 		limit:  newLimiter(time.Now),
+		warn:   newThrottle(time.Now),
 		people: newPeople(),
 		work:   make(chan query, waiting),
 	}
@@ -241,7 +243,7 @@ func (s *Server) Run(ctx context.Context) error {
 		g.Go(func() error { s.workLoop(ctx); return nil })
 	}
 	if s.cfg.Sockets.HTTP != nil {
-		g.Go(func() error { return serveHTTP(ctx, NewHTTPServer(s.Handler()), s.cfg.Sockets.HTTP) })
+		g.Go(func() error { return ServeHTTP(ctx, s.cfg.Sockets.HTTP, s.Handler()) })
 	}
 	return g.Wait()
 }

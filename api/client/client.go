@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
@@ -91,8 +90,7 @@ func checkPin(cs tls.ConnectionState, pin string) error {
 	if len(cs.PeerCertificates) == 0 {
 		return errPin
 	}
-	pub, ok := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-	if !ok || api.Pin(pub) != pin {
+	if api.Pin(cs.PeerCertificates[0].RawSubjectPublicKeyInfo) != pin {
 		return errPin
 	}
 	return nil

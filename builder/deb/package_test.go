@@ -29,8 +29,13 @@ func collect(data []byte) ([]string, error) {
 
 func TestWalk(t *testing.T) {
 	p := debtest.Package{Name: "p", Version: "1", Arch: "all", Files: []debtest.File{
-		{Path: ""}, {Path: "lib/"}, {Path: "lib/modules/x.ko", Data: "module"}, {Path: "usr/bin/tool", Data: "tool"},
-		{Path: "bin", Link: "usr/bin"}, {Path: "sbin/x", Link: "../usr/bin/tool"}, {Path: "etc/empty"},
+		{Path: ""},
+		{Path: "lib/"},
+		{Path: "lib/modules/x.ko", Data: "module"},
+		{Path: "usr/bin/tool", Data: "tool"},
+		{Path: "bin", Link: "usr/bin"},
+		{Path: "sbin/x", Link: "../usr/bin/tool"},
+		{Path: "etc/empty"},
 	}}
 	want := []string{"usr/lib → ", "usr/lib/modules/x.ko module", "usr/bin/tool tool", "bin → usr/bin", "usr/sbin/x → ../usr/bin/tool", "etc/empty "}
 	for _, compression := range []string{"", ".gz", ".xz", ".zst"} {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -49,19 +48,22 @@ type block struct {
 // order.
 type packer struct {
 	o       Options
-	buffers sync.Pool
+	free    chan []byte // buffers that are not in use
 	todo    chan *block // to the workers
 	ordered chan *block // to the writer
 }
 
 // writeData writes the contents of all files and tells each node where its
-// content is. It keeps at most four blocks for each worker in memory.
+// content is. It holds a few blocks for each worker in memory, whatever the size of
+// the files.
 //
 // A file smaller than a block shares a fragment with its neighbors; the end of a
 // larger one is a block of its own, so that reading it costs nothing else.
 func writeData(ctx context.Context, out *output, files []*node, o Options) ([]*fragment, error) {
-	p := &packer{o: o, todo: make(chan *block), ordered: make(chan *block, 2*o.Workers)}
-	p.buffers.New = func() any { return make([]byte, 0, o.BlockSize) }
+	p := &packer{
+		o: o, todo: make(chan *block), ordered: make(chan *block, 2*o.Workers),
+		free: make(chan []byte, 6*o.Workers),
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for range o.Workers {
 		enc, err := newEncoder(o)
@@ -113,15 +115,36 @@ func (p *packer) write(ctx context.Context, out *output) error {
 			return out.err
 		}
 		b.placed(start, b.size)
-		p.buffers.Put(b.raw[:0])
-		p.buffers.Put(b.packed[:0])
+		p.release(b.raw)
+		p.release(b.packed)
 	}
 	return nil
 }
 
+// buffer returns an empty buffer with room for a block.
+func (p *packer) buffer() []byte {
+	select {
+	case b := <-p.free:
+		return b
+	default:
+		return make([]byte, 0, p.o.BlockSize)
+	}
+}
+
+// release makes a buffer available again.
+func (p *packer) release(b []byte) {
+	if cap(b) < p.o.BlockSize {
+		return
+	}
+	select {
+	case p.free <- b[:0]:
+	default:
+	}
+}
+
 // send hands a block to a worker and to the writer.
 func (p *packer) send(ctx context.Context, b *block) error {
-	b.packed, b.done = p.buffers.Get().([]byte), make(chan struct{})
+	b.packed, b.done = p.buffer(), make(chan struct{})
 	for _, c := range []chan *block{p.ordered, p.todo} {
 		select {
 		case c <- b:
@@ -184,7 +207,7 @@ func (r *reader) readSmall(ctx context.Context, f io.Reader, n *node) error {
 		}
 	}
 	if r.tail == nil {
-		r.tail = r.buffers.Get().([]byte)
+		r.tail = r.buffer()
 		r.fragments = append(r.fragments, &fragment{})
 	}
 	n.data.fragment = uint32(len(r.fragments) - 1)
@@ -209,7 +232,7 @@ func (r *reader) readBlocks(ctx context.Context, f io.Reader, n *node) error {
 	size, bs := n.entry.Size, int64(r.o.BlockSize)
 	n.data.blocks = make([]uint32, (size+bs-1)/bs)
 	for i := range n.data.blocks {
-		raw := r.buffers.Get().([]byte)[:min(bs, size-int64(i)*bs)]
+		raw := r.buffer()[:min(bs, size-int64(i)*bs)]
 		if err := readWhole(f, raw, size); err != nil {
 			return err
 		}

@@ -69,12 +69,18 @@ func special(t testing.TB, bs int) *initramfs.Tree {
 		file("noise.small", 0o644, noise(bs/3)),
 		file("bin/su", 0o4755, text(100)),
 		file("bin/wall", 0o2755, text(200)),
-		initramfs.Entry{Path: "bin/ping", Type: initramfs.File, Mode: 0o755, Data: text(300),
-			Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}},
-		initramfs.Entry{Path: "bin/ping6", Type: initramfs.File, Mode: 0o755, Data: text(310),
-			Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}},
-		initramfs.Entry{Path: "trusted", Type: initramfs.File, Mode: 0o644, Data: text(10),
-			Xattrs: map[string][]byte{"trusted.overlay.opaque": []byte("y"), "user.long": noise(3000), "user.empty": {}}},
+		initramfs.Entry{
+			Path: "bin/ping", Type: initramfs.File, Mode: 0o755, Data: text(300),
+			Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
+		},
+		initramfs.Entry{
+			Path: "bin/ping6", Type: initramfs.File, Mode: 0o755, Data: text(310),
+			Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
+		},
+		initramfs.Entry{
+			Path: "trusted", Type: initramfs.File, Mode: 0o644, Data: text(10),
+			Xattrs: map[string][]byte{"trusted.overlay.opaque": []byte("y"), "user.long": noise(3000), "user.empty": {}},
+		},
 		initramfs.Entry{Path: "dir.with.xattr", Type: initramfs.Dir, Mode: 0o755, Xattrs: map[string][]byte{"user.a": []byte("b")}},
 		initramfs.Entry{Path: "link.with.xattr", Type: initramfs.Symlink, Target: "one", Xattrs: map[string][]byte{"trusted.a": []byte("b")}},
 		initramfs.Entry{Path: "tmp", Type: initramfs.Dir, Mode: 0o1777, UID: 1000, GID: 100},
@@ -122,6 +128,9 @@ func TestMountEmpty(t *testing.T) {
 // A directory whose listing crosses many metadata blocks, and hard links to files
 // whose numbers are far away.
 func TestMountLargeDirectory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	tree := initramfs.NewTree(testTime)
 	add := func(e initramfs.Entry) {
 		if err := tree.Add(e); err != nil {
@@ -190,3 +199,46 @@ var errTest = errors.New("test error")
 func TestMountLongestName(t *testing.T) {
 	compareMounted(t, treeOf(t, file(strings.Repeat("n", 256), 0o644, text(3)), file(strings.Repeat("d", 256)+"/f", 0o644, nil)), squashfs.Options{})
 }
+
+// Trees at random: what special does not think of.
+func TestMountRandom(t *testing.T) {
+	for seed := range uint64(10) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		bs := minBlock << rnd.IntN(4)
+		tree := initramfs.NewTree(testTime)
+		var files []string
+		dirs := []string{""}
+		for i := range 200 {
+			p := dirs[rnd.IntN(len(dirs))] + fmt.Sprintf("%d%s", i, strings.Repeat("n", rnd.IntN(60)))
+			e := initramfs.Entry{Path: p, Type: initramfs.File, Mode: uint32(rnd.IntN(0o10000)), UID: rnd.Uint32N(5), GID: rnd.Uint32N(1000)}
+			switch rnd.IntN(6) {
+			case 0:
+				e.Type = initramfs.Dir
+				dirs = append(dirs, p+"/")
+			case 1:
+				e.Type, e.Target = initramfs.Symlink, strings.Repeat("t", 1+rnd.IntN(300))
+			case 2:
+				if len(files) > 0 {
+					e = initramfs.Entry{Path: p, Type: initramfs.HardLink, Target: files[rnd.IntN(len(files))]}
+				}
+			default:
+				for range rnd.IntN(5) {
+					part := [][]byte{noise(rnd.IntN(2 * bs)), text(rnd.IntN(2 * bs)), make([]byte, rnd.IntN(3*bs))}[rnd.IntN(3)]
+					e.Data = append(e.Data, part...)
+				}
+				files = append(files, p)
+			}
+			if rnd.IntN(10) == 0 && e.Type != initramfs.HardLink {
+				e.Xattrs = map[string][]byte{"trusted.n": noise(rnd.IntN(500))}
+			}
+			if err := tree.Add(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			compareMounted(t, tree, squashfs.Options{BlockSize: bs})
+		})
+	}
+}
+
+const minBlock = 4 << 10

@@ -15,26 +15,8 @@ import (
 
 	"muster/builder/squashfs"
 	"muster/initramfs"
+	"muster/internal/need"
 )
-
-// need skips the test with a reason, or fails it where MUSTER_NEED asks for
-// everything.
-func need(t *testing.T, ok bool, reason string) {
-	t.Helper()
-	if ok {
-		return
-	}
-	if os.Getenv("MUSTER_NEED") == "all" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
-}
-
-func needTool(t *testing.T, name, pkg string) {
-	t.Helper()
-	_, err := exec.LookPath(name)
-	need(t, err == nil, fmt.Sprintf("%s is not installed; it is in the package %s", name, pkg))
-}
 
 // writeImage writes tree into a file of the test.
 func writeImage(t testing.TB, tree *initramfs.Tree, o squashfs.Options) string {
@@ -53,7 +35,7 @@ func writeImage(t testing.TB, tree *initramfs.Tree, o squashfs.Options) string {
 // mount mounts an image on a loop device until the test ends.
 func mount(t *testing.T, image string) string {
 	t.Helper()
-	need(t, os.Getuid() == 0, "mounting a loop device needs root")
+	need.Root(t)
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "squashfs", "-o", "loop,ro", image, dir).CombinedOutput(); err != nil {
 		// A kernel that has squashfs must mount what we write.
@@ -61,7 +43,7 @@ func mount(t *testing.T, image string) string {
 		if strings.Contains(string(known), "squashfs") && !strings.Contains(string(out), "loop device") {
 			t.Fatalf("mounting: %v: %s", err, out)
 		}
-		need(t, false, fmt.Sprintf("this kernel cannot mount squashfs images: %v: %s", err, out))
+		need.Missing(t, "this kernel cannot mount squashfs images: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
 		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {

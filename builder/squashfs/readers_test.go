@@ -13,12 +13,13 @@ import (
 
 	"muster/builder/squashfs"
 	"muster/initramfs"
+	"muster/internal/need"
 )
 
 // squashfs-tools unpack the image to what the tree is.
 func TestUnsquashfs(t *testing.T) {
-	needTool(t, "unsquashfs", "squashfs-tools")
-	need(t, os.Getuid() == 0, "unpacking with owners needs root")
+	unsquashfs := need.Program(t, "unsquashfs", "squashfs-tools")
+	need.Root(t)
 	for name, o := range map[string]squashfs.Options{
 		"small blocks": {BlockSize: 4 << 10},
 		"large blocks": {BlockSize: 1 << 20, Level: squashfs.Better},
@@ -27,7 +28,7 @@ func TestUnsquashfs(t *testing.T) {
 			tree := special(t, o.BlockSize)
 			image := writeImage(t, tree, o)
 			dir := filepath.Join(t.TempDir(), "root")
-			if out, err := exec.Command("unsquashfs", "-n", "-strict-errors", "-d", dir, image).CombinedOutput(); err != nil {
+			if out, err := exec.Command(unsquashfs, "-n", "-strict-errors", "-d", dir, image).CombinedOutput(); err != nil {
 				t.Fatalf("unsquashfs: %v: %s", err, out)
 			}
 			if diff := cmp.Diff(wantFacts(t, tree), dirFacts(t, dir)); diff != "" {

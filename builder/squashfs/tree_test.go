@@ -34,8 +34,10 @@ func hostTree(t testing.TB, dir string) *initramfs.Tree {
 		if err := syscall.Lstat(p, &st); err != nil {
 			return err
 		}
-		e := initramfs.Entry{Path: rel, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid,
-			MTime: time.Unix(st.Mtim.Sec, 0), Source: p, Xattrs: readXattrs(t, p)}
+		e := initramfs.Entry{
+			Path: rel, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid,
+			MTime: time.Unix(st.Mtim.Sec, 0), Source: p, Xattrs: readXattrs(t, p),
+		}
 		switch {
 		case d.IsDir():
 			e.Type = initramfs.Dir

@@ -155,8 +155,10 @@ func (s *superblock) encode() []byte {
 	b = le.AppendUint16(b, s.ids)
 	b = le.AppendUint16(b, majorVersion)
 	b = le.AppendUint16(b, 0)
-	for _, v := range []uint64{s.root, s.bytesUsed, s.idTable, s.xattrTable,
-		s.inodeTable, s.dirTable, s.fragmentTable, s.exportTable} {
+	for _, v := range []uint64{
+		s.root, s.bytesUsed, s.idTable, s.xattrTable,
+		s.inodeTable, s.dirTable, s.fragmentTable, s.exportTable,
+	} {
 		b = le.AppendUint64(b, v)
 	}
 	return b

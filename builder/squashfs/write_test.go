@@ -176,8 +176,10 @@ func (f writerFunc) WriteAt(p []byte, off int64) (int, error) {
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	endless := initramfs.Entry{Path: "endless", Type: initramfs.File, Size: 1 << 40, Source: "x",
-		Open: opens(io.TeeReader(zeroReader{}, cancelAfter{50 << 20, new(int), cancel}), nil)}
+	endless := initramfs.Entry{
+		Path: "endless", Type: initramfs.File, Size: 1 << 40, Source: "x",
+		Open: opens(io.TeeReader(zeroReader{}, cancelAfter{50 << 20, new(int), cancel}), nil),
+	}
 	_, err := squashfs.Write(ctx, &memory{}, treeOf(t, endless), squashfs.Options{BlockSize: 1 << 20})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Write() error = %v, want context.Canceled", err)

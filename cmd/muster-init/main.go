@@ -19,6 +19,7 @@ package main
 import (
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 )
 
@@ -29,6 +30,7 @@ const (
 )
 
 func main() {
+	runtime.LockOSThread() // become says why
 	inherit()
 	// Signals that come while the program is being started are kept, and
 	// passed on as soon as it runs.
@@ -48,7 +50,10 @@ func main() {
 		fail(ferr.code, ferr.text)
 	}
 	letGo()
-	report("started", pid)
+	if !report("started", pid) {
+		// The shim died before become had bound this process to it.
+		syscall.Exit(1)
+	}
 	go forward(signals, pid)
 	ws := reap(pid)
 	if ws.Signaled() {

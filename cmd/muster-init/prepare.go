@@ -88,11 +88,15 @@ func limits() {
 	}
 }
 
-// become takes the user's identity on all threads and gives up every
-// capability: also root's tasks run without.
+// become takes the user's identity and gives up every capability: also root's
+// tasks run without. The caller is locked to its thread, the one that will
+// start the program: what only matters to a program that is started is done on
+// this thread alone, since it takes milliseconds on all.
 func become(c config) error {
 	for capability := range uintptr(lastCapability + 1) {
-		if e := prctl(prCapBSetDrop, capability); e != 0 && e != syscall.EINVAL {
+		if e := prctl(prCapBSetDrop, capability); e == syscall.EINVAL {
+			break // behind the kernel's last one
+		} else if e != 0 {
 			return errors.New("dropping capabilities: " + e.Error())
 		}
 	}
@@ -129,8 +133,8 @@ func become(c config) error {
 	return nil
 }
 
-// prctl acts on all threads.
+// prctl acts on this thread.
 func prctl(op, arg uintptr) syscall.Errno {
-	_, _, e := syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, op, arg, 0, 0, 0, 0)
+	_, _, e := syscall.RawSyscall6(syscall.SYS_PRCTL, op, arg, 0, 0, 0, 0)
 	return e
 }

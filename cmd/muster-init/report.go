@@ -13,10 +13,9 @@ const (
 )
 
 // report says on the shim's pipe what happened: "started PID" (in the
-// namespace), "exit CODE", "signal N". A shim that is gone is not an error: the
-// task ends with it anyway.
-func report(what string, n int) {
-	write(what + " " + strconv.Itoa(n) + "\n")
+// namespace), "exit CODE", "signal N". It returns false when the shim is gone.
+func report(what string, n int) bool {
+	return write(what + " " + strconv.Itoa(n) + "\n")
 }
 
 // fail reports "error CODE TEXT" and ends.
@@ -25,7 +24,7 @@ func fail(code int, text string) {
 	syscall.Exit(code)
 }
 
-func write(line string) {
+func write(line string) bool {
 	b := []byte(line)
 	for len(b) > 0 {
 		n, err := syscall.Write(fdReport, b)
@@ -33,8 +32,9 @@ func write(line string) {
 			continue
 		}
 		if err != nil {
-			return
+			return false
 		}
 		b = b[n:]
 	}
+	return true
 }

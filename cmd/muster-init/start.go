@@ -22,18 +22,18 @@ func start(c config) (pid int, failed *startError) {
 	}
 	failed = &startError{exitNotFound, c.argv[0] + ": command not found on this node"}
 	for _, file := range candidates(c.argv[0], c.env) {
-		pid, err := syscall.ForkExec(file, c.argv, attr)
-		if err == nil {
-			return pid, nil
-		}
-		errno, _ := err.(syscall.Errno)
 		var st syscall.Stat_t
-		if missing := syscall.Stat(file, &st) != nil; missing && (errno == syscall.ENOENT || errno == syscall.ENOTDIR) {
+		if err := syscall.Stat(file, &st); err == syscall.ENOENT || err == syscall.ENOTDIR {
 			if strings.Contains(c.argv[0], "/") {
 				failed = &startError{exitNotFound, c.argv[0] + ": no such file on this node; --send " + c.argv[0] + " sends it along"}
 			}
 			continue
 		}
+		pid, err := syscall.ForkExec(file, c.argv, attr)
+		if err == nil {
+			return pid, nil
+		}
+		errno, _ := err.(syscall.Errno)
 		failed = &startError{exitNoStart, c.argv[0] + ": " + reason(file, errno, st.Mode)}
 		if errno != syscall.EACCES {
 			break // as execvp(3): a file that may not be run is passed over, others end the search

@@ -113,7 +113,13 @@ func dropPrivileges() error {
 			break
 		}
 	}
-	const secbits = unix.SECBIT_NOROOT | unix.SECBIT_NOROOT_LOCKED | unix.SECBIT_NO_SETUID_FIXUP | unix.SECBIT_NO_SETUID_FIXUP_LOCKED
+	// linux/securebits.h: uid 0 gives no capability by an exec, changes of the
+	// uid neither, and both for good.
+	const (
+		noRoot, noRootLocked               = 1 << 0, 1 << 1
+		noSetuidFixup, noSetuidFixupLocked = 1 << 2, 1 << 3
+		secbits                            = noRoot | noRootLocked | noSetuidFixup | noSetuidFixupLocked
+	)
 	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secbits, 0, 0, 0); err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("giving up root's capabilities: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"time"
 
 	"muster/api"
@@ -108,9 +109,13 @@ func (l *coreLink) run(ctx context.Context) error {
 	}
 }
 
+// contentName is the folder of a boot program in [loaderFS], of no interest to
+// people.
+var contentName = regexp.MustCompile(`\b[0-9a-f]{64}/`)
+
 func bootEvent(e pxe.Event) api.BootEvent {
 	out := api.BootEvent{
-		Time: e.Time.UTC(), Stage: api.BootStage(e.Stage), Detail: e.Detail, Client: string(e.Client), Arch: e.Arch,
+		Time: e.Time.UTC(), Stage: api.BootStage(e.Stage), Detail: contentName.ReplaceAllString(e.Detail, ""), Client: string(e.Client), Arch: e.Arch,
 		UUID: e.UUID, Bytes: e.Bytes, MS: e.Dur.Milliseconds(),
 	}
 	if len(e.MAC) > 0 {

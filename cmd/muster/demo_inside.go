@@ -133,7 +133,7 @@ func (d *demo) show(ctx context.Context, g *errgroup.Group, network *vm.Network)
 	d.say("starting two machines without disk, %d MiB each, %s", d.opts.MemMiB, how)
 	start := time.Now()
 	for _, m := range d.machines {
-		if err := d.startMachine(g, network, m, accel); err != nil {
+		if err := d.startMachine(ctx, g, network, m, accel); err != nil {
 			return err
 		}
 	}
@@ -196,7 +196,7 @@ func (d *demo) waitForHead(ctx context.Context) error {
 // head's.
 var fingerprintLine = regexp.MustCompile(`muster: fingerprint node ((?:[a-z2-7]{4}-){3}[a-z2-7]{4})`)
 
-func (d *demo) startMachine(g *errgroup.Group, network *vm.Network, m *demoMachine, accel vm.Accel) error {
+func (d *demo) startMachine(ctx context.Context, g *errgroup.Group, network *vm.Network, m *demoMachine, accel vm.Accel) error {
 	port, err := network.NewPort("tap-" + m.name)
 	if err != nil {
 		return err
@@ -217,6 +217,13 @@ func (d *demo) startMachine(g *errgroup.Group, network *vm.Network, m *demoMachi
 		return err
 	}
 	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			machine.Kill()
+			<-machine.Done()
+			return ctx.Err()
+		case <-machine.Done():
+		}
 		if err := machine.Wait(); err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"muster/initramfs"
+	"muster/internal/need"
 )
 
 // small is a busybox of few commands, one of them from this module.
@@ -26,7 +27,7 @@ func small() Config {
 
 func needLong(t *testing.T) {
 	t.Helper()
-	if os.Getenv("MUSTER_NEED") != "all" && os.Getenv("MUSTER_LONG") != "1" {
+	if !need.All() && os.Getenv("MUSTER_LONG") != "1" {
 		t.Skip("compiles three busyboxes, which takes several seconds; set MUSTER_LONG=1")
 	}
 }
@@ -203,8 +204,8 @@ func TestStamp(t *testing.T) {
 		t.Error("the stamp does not see the architecture")
 	}
 	sources, err := ownSources(t.Context(), small().complete())
-	if err != nil || len(sources) != 1 || sources[0] != "initramfs/cmds/sh/sh.go" {
-		t.Errorf("own sources = %v, %v, want initramfs/cmds/sh/sh.go", sources, err)
+	if err != nil || len(sources) != 1 || sources[0] != "initramfs/cmds/sh/main.go" {
+		t.Errorf("own sources = %v, %v, want initramfs/cmds/sh/main.go", sources, err)
 	}
 	unknown := small()
 	unknown.Commands = []string{"github.com/u-root/u-root/cmds/core/nosuch"}

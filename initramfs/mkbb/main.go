@@ -1,4 +1,4 @@
-// Mkbb builds the busybox of u-root commands that muster carries.
+// Command mkbb builds the busybox of u-root commands that muster carries.
 //
 // Synopsis:
 //

@@ -104,18 +104,7 @@ func checkDocs(files []source) []string {
 			pkgs[f.folder()] = p
 		}
 		p.program = f.file.Name.Name == "main"
-		if f.file.Doc == nil {
-			continue
-		}
-		text := f.file.Doc.Text()
-		if p.program {
-			// Both ways in which Go's own commands begin: "Command x …", "X …".
-			name := path.Base(f.folder())
-			upper := strings.ToUpper(name[:1]) + name[1:]
-			p.documented = p.documented || strings.HasPrefix(text, "Command "+name+" ") || strings.HasPrefix(text, upper+" ")
-		} else if path.Base(f.path) == "doc.go" && strings.HasPrefix(text, "Package "+f.file.Name.Name+" ") {
-			p.documented = true
-		}
+		p.documented = p.documented || saysWhatFor(f)
 	}
 	var bad []string
 	for folder, p := range pkgs {
@@ -129,6 +118,25 @@ func checkDocs(files []source) []string {
 	}
 	slices.Sort(bad)
 	return bad
+}
+
+// saysWhatFor reports whether a file has the comment of its package, at the place
+// where it is looked for: for a program that is main.go, doc.go or the file
+// named after it, and the comment begins with the program's name.
+func saysWhatFor(f source) bool {
+	file, name, text := path.Base(f.path), f.file.Name.Name, f.file.Doc.Text()
+	if name != "main" {
+		return file == "doc.go" && strings.HasPrefix(text, "Package "+name+" ")
+	}
+	name = path.Base(f.folder())
+	if !slices.Contains([]string{"main.go", "doc.go", name + ".go"}, file) {
+		return false
+	}
+	first, rest, _ := strings.Cut(text, " ")
+	if first == "Command" {
+		first, _, _ = strings.Cut(rest, " ")
+	}
+	return strings.EqualFold(first, name)
 }
 
 // checkState returns every init function and every package variable that can

@@ -72,7 +72,7 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 		},
 
 		"documented": {check: checkDocs, tree: tree(
-			"a/doc.go", "// Package a is.\npackage a", "cmd/x/main.go", "// Command x does.\npackage main", "tagged/t.go", "//go:build tools\n\npackage t", "e/e_test.go", "package e")},
+			"a/doc.go", "// Package a is.\npackage a", "cmd/x/main.go", "// Command x does.\npackage main", "cmd/y/y.go", "// Y does.\npackage main", "tagged/t.go", "//go:build tools\n\npackage t", "e/e_test.go", "package e")},
 		"undocumented": {
 			check: checkDocs, tree: tree(
 				"a/a.go", "// Package a is.\npackage a", "b/doc.go", "package b", "cmd/x/main.go", "package main"),

@@ -22,6 +22,7 @@ var none = []string{}
 var agentExternal = []string{
 	"github.com/nats-io/nats.go",
 	"github.com/nats-io/nkeys",
+	"golang.org/x/sync",
 	"golang.org/x/sys",
 	"golang.org/x/sync",
 	"github.com/vishvananda/netlink",
@@ -56,7 +57,9 @@ var testOnly = []string{"internal/netnstest", "internal/archtest", "internal/nee
 var testsToo = append([]string{"internal/vm"}, testOnly...)
 
 // stateAllowed names package variables that may be mutable, with the reason.
-var stateAllowed = map[string]string{}
+var stateAllowed = map[string]string{
+	"cmd/muster.version": "set by the linker",
+}
 
 // within reports whether folder is dir or lies below it. Everything is
 // within "".

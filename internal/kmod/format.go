@@ -20,6 +20,7 @@ const (
 	softdepFile        = "modules.softdep"
 	builtinFile        = "modules.builtin"
 	builtinModinfoFile = "modules.builtin.modinfo"
+	devnameFile        = "modules.devname" // not read: it follows from the aliases
 )
 
 // maxLine is the longest line of an index file that is read. The longest of
@@ -155,6 +156,7 @@ func (x *Index) Files() map[string][]byte {
 		softdepFile:        text(x.writeSoftdeps),
 		builtinFile:        text(x.writeBuiltin),
 		builtinModinfoFile: text(x.writeBuiltinModinfo),
+		devnameFile:        text(x.writeDevname),
 	}
 }
 

@@ -336,6 +336,7 @@ func FuzzRead(f *testing.F) {
 				}
 			}
 		}
+		x.Nodes()
 		x.Lookup("pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00")
 	})
 }

@@ -1,8 +1,10 @@
 package netnstest
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -145,4 +147,22 @@ func removeLater(t testing.TB, ns *NS, name string) {
 			}
 		})
 	})
+}
+
+// AllowBroadcast lets a socket send to broadcast addresses.
+func AllowBroadcast(t testing.TB, c net.PacketConn) {
+	t.Helper()
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		t.Fatalf("a %T has no options", c)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) { optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1) })
+	if err := errors.Join(err, optErr); err != nil {
+		t.Fatalf("allowing broadcasts: %v", err)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"time"
 )
 
@@ -43,6 +44,8 @@ func DetectAccel(ctx context.Context) Accel {
 	if err != nil {
 		return Accel{Reason: err.Error()}
 	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
 	if err := probeGuest(ctx, qemu, "kvm"); err != nil {
 		return Accel{Reason: err.Error()}
 	}
@@ -57,9 +60,10 @@ func hasVirtualization(cpuinfo []byte) bool { return virtualizationFlag.Match(cp
 // debug exit port: twice the value, plus one.
 const probeStatus = 0x10<<1 | 1
 
-// probeSector is a boot sector that writes 0x10 to port 0xf4.
-func probeSector() []byte {
-	sector := make([]byte, 512)
+// probeDisk is a disk with a boot sector that writes 0x10 to port 0xf4. SeaBIOS
+// does not boot a disk that is much smaller.
+func probeDisk() []byte {
+	sector := make([]byte, 1<<20)
 	copy(sector, []byte{
 		0xb0, 0x10, // mov al, 0x10
 		0xe6, 0xf4, // out 0xf4, al
@@ -70,7 +74,7 @@ func probeSector() []byte {
 	return sector
 }
 
-// probeGuest boots the probe sector with an accelerator.
+// probeGuest boots the probe disk with an accelerator.
 func probeGuest(ctx context.Context, qemu, accel string) error {
 	dir, err := os.MkdirTemp("", "muster-probe")
 	if err != nil {
@@ -78,19 +82,18 @@ func probeGuest(ctx context.Context, qemu, accel string) error {
 	}
 	defer os.RemoveAll(dir)
 	disk := filepath.Join(dir, "disk")
-	if err := os.WriteFile(disk, probeSector(), 0o600); err != nil {
+	if err := os.WriteFile(disk, probeDisk(), 0o600); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, qemu, "-no-user-config", "-nodefaults", "-machine", "q35,graphics=off", "-accel", accel, "-cpu", "max",
 		"-m", "64", "-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
 		"-drive", "if=none,id=d,format=raw,file="+escape(disk), "-device", "virtio-blk-pci,drive=d,bootindex=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("a probe guest with %s did not come up within %s", accel, probeTime)
+		return fmt.Errorf("a probe guest with %s did not come up in time: %w", accel, ctx.Err())
 	case errors.As(err, &exit) && exit.ExitCode() == probeStatus:
 		return nil
 	}

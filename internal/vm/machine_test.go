@@ -12,7 +12,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"muster/internal/need"
 	"muster/internal/netnstest"
 )
 
@@ -53,9 +52,7 @@ func mac(text string) net.HardwareAddr {
 // boot starts a machine that is killed at the end of the test.
 func boot(t *testing.T, cfg Config) *Machine {
 	t.Helper()
-	if err := Installed(cfg.Firmware); err != nil {
-		need.Missing(t, "%v", err)
-	}
+	installed(t, cfg.Firmware)
 	cfg.Dir = t.TempDir()
 	m, err := Start(cfg)
 	if err != nil {
@@ -70,6 +67,9 @@ func boot(t *testing.T, cfg Config) *Machine {
 	})
 	return m
 }
+
+// anything matches every line.
+var anything = regexp.MustCompile(".")
 
 // patience is for one step of an emulated machine on a busy computer.
 func patience(t *testing.T) context.Context {

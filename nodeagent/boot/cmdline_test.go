@@ -39,13 +39,17 @@ func TestParseCmdline(t *testing.T) {
 		"medium":                      {"muster.medium=iso", Params{Medium: "iso"}},
 		"a name that begins likewise": {"muster.headless=1 muster=2", Params{}},
 		"InfiniBand address": {"BOOTIF=20-52-54-00-12-34-01", Params{Problems: []string{
-			"BOOTIF=20-52-54-00-12-34-01 was ignored: it is not a hardware address"}}},
+			"BOOTIF=20-52-54-00-12-34-01 was ignored: it is not a hardware address",
+		}}},
 		"short pin": {"muster.pin=1234", Params{Problems: []string{
-			"muster.pin=1234 was ignored: it is not 64 hexadecimal digits"}}},
+			"muster.pin=1234 was ignored: it is not 64 hexadecimal digits",
+		}}},
 		"control characters": {"muster.medium=\x1b[2J", Params{Problems: []string{
-			"muster.medium= [2J was ignored: it is not pxe, http, iso or usb"}}},
+			"muster.medium= [2J was ignored: it is not pxe, http, iso or usb",
+		}}},
 		"device outside of /dev": {"muster.console=../etc/passwd", Params{Consoles: []string{}, Problems: []string{
-			"muster.console=../etc/passwd was ignored: it is not a list of devices such as tty0,ttyS0"}}},
+			"muster.console=../etc/passwd was ignored: it is not a list of devices such as tty0,ttyS0",
+		}}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

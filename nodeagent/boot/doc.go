@@ -5,7 +5,7 @@
 // (init.go): it mounts the pseudo file systems (mounts.go), leaves the
 // kernel's first root (root.go), loads modules (early.go, coldplug.go,
 // uevent.go), starts the agent and starts it again (supervise.go), feeds the
-// watchdog and ends the machine in order (power.go). PID 1 never talks to the
+// watchdog and ends the machine in order (power.go, button.go). PID 1 never talks to the
 // network. The agent uses the rest: [Network] (net.go) gets and keeps an
 // address, [Screen] (screen.go) says on the consoles what the machine is and
 // waits for, [Clock] follows the head's time, [KernelLog] (kmsg.go) reads

@@ -128,8 +128,10 @@ func TestProvisionalName(t *testing.T) {
 	}{
 		"by address": {fakeRoot(t, machineFiles), mac, "machine-525400123401"},
 		"by UUID":    {fakeRoot(t, machineFiles), nil, "machine-4c4c4544004433108059b1c04f4b4432"},
-		"by boot": {fakeRoot(t, map[string]string{"proc/sys/kernel/random/boot_id": machineFiles["proc/sys/kernel/random/boot_id"]}),
-			nil, "machine-0f8fad5bd9cb469fa16570867728950e"},
+		"by boot": {
+			fakeRoot(t, map[string]string{"proc/sys/kernel/random/boot_id": machineFiles["proc/sys/kernel/random/boot_id"]}),
+			nil, "machine-0f8fad5bd9cb469fa16570867728950e",
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

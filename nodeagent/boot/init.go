@@ -34,7 +34,8 @@ type InitConfig struct {
 // half there can still say what it lacks.
 //
 // The signals that PID 1 takes: TERM, and INT (which the kernel sends for
-// Ctrl-Alt-Del), start the machine again; USR1 halts it, USR2 switches it off.
+// Ctrl-Alt-Del), start the machine again; USR1 halts it, USR2 and the power
+// button switch it off.
 func Init(cfg InitConfig) error {
 	// What is mounted below the old root would be left behind: first of all
 	// the new root.
@@ -131,6 +132,9 @@ func (in *initProcess) run(cfg InitConfig) error {
 		null = os.Stdin
 	}
 	go in.devices(ctx)
+	go func() {
+		in.problem(watchButton(ctx, func() { signals <- unix.SIGUSR2 }))
+	}()
 	agent := program{
 		path: cfg.Agent[0],
 		argv: cfg.Agent,
@@ -202,7 +206,13 @@ func (in *initProcess) devices(ctx context.Context) {
 	if err != nil {
 		in.problem(err)
 	} else {
-		work.Go(func() { in.problem(socket.read(ctx, func(e uevent) { in.appeared(ctx, plug, e) }, scan)) })
+		work.Go(func() {
+			in.problem(socket.read(ctx, func(b []byte) {
+				if e, err := parseUevent(b); err == nil {
+					in.appeared(ctx, plug, e)
+				}
+			}, scan))
+		})
 	}
 	scan()
 	in.log.Info("devices found", "begin", begin, "early", early, "mounted", mounted, "indexed", indexed, "scanned", Uptime())

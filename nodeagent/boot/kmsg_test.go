@@ -20,12 +20,21 @@ func TestParseKmsg(t *testing.T) {
 		want   kmsgRecord
 		bad    bool
 	}{
-		"of the kernel": {"6,339,5140900,-;NET: Registered protocol family 10\n",
-			kmsgRecord{339, api.KernelLine{Micro: 5140900, Priority: 6, Text: "NET: Registered protocol family 10"}}, false},
-		"with device lines": {"4,1,2,-;pci 0000:00:02.0: odd\n SUBSYSTEM=pci\n DEVICE=+pci:0000:00:02.0\n",
-			kmsgRecord{1, api.KernelLine{Micro: 2, Priority: 4, Text: "pci 0000:00:02.0: odd"}}, false},
-		"of a program, more fields": {"12,7,8,-,caller=T1;muster-init: up\n",
-			kmsgRecord{7, api.KernelLine{Micro: 8, Priority: 4, Text: "muster-init: up"}}, false},
+		"of the kernel": {
+			"6,339,5140900,-;NET: Registered protocol family 10\n",
+			kmsgRecord{339, api.KernelLine{Micro: 5140900, Priority: 6, Text: "NET: Registered protocol family 10"}},
+			false,
+		},
+		"with device lines": {
+			"4,1,2,-;pci 0000:00:02.0: odd\n SUBSYSTEM=pci\n DEVICE=+pci:0000:00:02.0\n",
+			kmsgRecord{1, api.KernelLine{Micro: 2, Priority: 4, Text: "pci 0000:00:02.0: odd"}},
+			false,
+		},
+		"of a program, more fields": {
+			"12,7,8,-,caller=T1;muster-init: up\n",
+			kmsgRecord{7, api.KernelLine{Micro: 8, Priority: 4, Text: "muster-init: up"}},
+			false,
+		},
 		"semicolon in the text": {"6,1,2,-;a;b\n", kmsgRecord{1, api.KernelLine{Micro: 2, Priority: 6, Text: "a;b"}}, false},
 		"escape sequence":       {"6,1,2,-;\x1b[2Jx\n", kmsgRecord{1, api.KernelLine{Micro: 2, Priority: 6, Text: " [2Jx"}}, false},
 		"no text":               {"6,1,2,-", kmsgRecord{}, true},

@@ -22,8 +22,8 @@ const (
 	// another link has one: a switch that starts again takes longer, but then
 	// no link has.
 	moveGrace = 10 * time.Second
-	// driverGrace is how long drivers may take to find a network adapter before
-	// its absence is worth a word.
+	// driverGrace is how long drivers may take to find a network adapter, and
+	// links to find a carrier, before the absence is worth a word.
 	driverGrace = 10 * time.Second
 	// rescan looks at the links even when nothing was heard.
 	rescan = 30 * time.Second
@@ -261,7 +261,7 @@ func waitingFor(links []link, failed map[string]string, since time.Duration) str
 			carrier += " " + l.Name
 		}
 	}
-	if carrier == "" && starting {
+	if carrier == "" && (starting || since < driverGrace) {
 		return "starting" + names
 	}
 	if carrier == "" {

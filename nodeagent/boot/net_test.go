@@ -354,39 +354,47 @@ func TestNetworkCable(t *testing.T) {
 		extend []string
 	}{
 		"out and in: the lease is asked about": {
-			[]link{eth0}, func(n *network) {
+			[]link{eth0},
+			func(n *network) {
 				n.links.set("eth0", func(l *link) { l.Carrier = false })
 				n.after(5 * time.Minute)
 				n.links.set("eth0", func(l *link) { l.Carrier = true })
 				n.after(time.Second)
 			},
-			[]string{"10.0.0.1/24 eth0 0s", "10.0.0.1/24 eth0 5m0s"}, []string{"any 5m0s"},
+			[]string{"10.0.0.1/24 eth0 0s", "10.0.0.1/24 eth0 5m0s"},
+			[]string{"any 5m0s"},
 		},
 		"out for an instant: the lease is asked about": {
-			[]link{eth0}, func(n *network) {
+			[]link{eth0},
+			func(n *network) {
 				n.after(5 * time.Minute)
 				n.links.set("eth0", func(l *link) { l.Changes += 2 })
 				n.after(time.Second)
 			},
-			[]string{"10.0.0.1/24 eth0 0s", "10.0.0.1/24 eth0 5m0s"}, []string{"any 5m0s"},
+			[]string{"10.0.0.1/24 eth0 0s", "10.0.0.1/24 eth0 5m0s"},
+			[]string{"any 5m0s"},
 		},
 		"to another port: a new lease": {
-			[]link{eth0, {Name: "eth1", MAC: mac1, Up: true}}, func(n *network) {
+			[]link{eth0, {Name: "eth1", MAC: mac1, Up: true}},
+			func(n *network) {
 				n.links.set("eth0", func(l *link) { l.Carrier = false })
 				n.links.set("eth1", func(l *link) { l.Carrier = true })
 				n.after(time.Minute)
 			},
-			[]string{"10.0.0.1/24 eth0 0s", "lost 10s", "10.0.0.2/24 eth1 10s"}, nil,
+			[]string{"10.0.0.1/24 eth0 0s", "lost 10s", "10.0.0.2/24 eth1 10s"},
+			nil,
 		},
 		"adapter gone": {
-			[]link{eth0}, func(n *network) {
+			[]link{eth0},
+			func(n *network) {
 				n.links.mu.Lock()
 				n.links.links = nil
 				n.links.mu.Unlock()
 				n.links.set("", nil)
 				n.after(time.Second)
 			},
-			[]string{"10.0.0.1/24 eth0 0s", "lost 0s"}, nil,
+			[]string{"10.0.0.1/24 eth0 0s", "lost 0s"},
+			nil,
 		},
 	}
 	for name, tc := range tests {

@@ -30,8 +30,11 @@ func TestParseUevent(t *testing.T) {
 			Action: "add", DevPath: "/devices/pci0000:00/0000:00:02.0/virtio0",
 			Subsystem: "virtio", Modalias: "virtio:d00000001v00001AF4",
 		}, nil},
-		"with a device file": {"add@/devices/virtual/misc/watchdog\x00ACTION=add\x00DEVPATH=/devices/virtual/misc/watchdog\x00SUBSYSTEM=misc\x00DEVNAME=watchdog\x00",
-			uevent{Action: "add", DevPath: "/devices/virtual/misc/watchdog", Subsystem: "misc", DevName: "watchdog"}, nil},
+		"with a device file": {
+			"add@/devices/virtual/misc/watchdog\x00ACTION=add\x00DEVPATH=/devices/virtual/misc/watchdog\x00SUBSYSTEM=misc\x00DEVNAME=watchdog\x00",
+			uevent{Action: "add", DevPath: "/devices/virtual/misc/watchdog", Subsystem: "misc", DevName: "watchdog"},
+			nil,
+		},
 		"of udev":           {"libudev\x00\xfe\xed\xca\xfe", uevent{}, errNotUevent},
 		"no action":         {"add@/x\x00DEVPATH=/x\x00", uevent{}, errNotUevent},
 		"nothing":           {"", uevent{}, errNotUevent},

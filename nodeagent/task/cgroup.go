@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,9 +20,6 @@ import (
 // empty root means that there are none: tasks are then ended by their pid
 // namespace alone.
 type cgroups struct{ root string }
-
-// controllers are used where the kernel has them.
-var controllers = []string{"cpu", "memory", "io", "pids"}
 
 func newCgroups(root string) (cgroups, error) {
 	if root == "" {
@@ -50,14 +48,15 @@ func makeGroup(dir string) error {
 	return nil
 }
 
-// enable gives the groups below dir every controller that dir has.
+// enable gives the groups below dir the controllers that dir has.
 func enable(dir string) {
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return
 	}
-	for _, c := range strings.Fields(string(b)) {
-		if contains(controllers, c) {
+	have := strings.Fields(string(b))
+	for _, c := range []string{"cpu", "memory", "io", "pids"} {
+		if slices.Contains(have, c) {
 			os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0)
 		}
 	}

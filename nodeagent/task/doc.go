@@ -9,8 +9,9 @@
 // the head has it, and knows how the task ended until the head has that too.
 // In the task's namespaces cmd/muster-init is process 1.
 //
-// Read manager.go, then remote.go (the agent's view of one task), then shim.go
-// with output.go and input.go. cgroup.go, env.go, files.go and initconfig.go
+// Read manager.go, then remote.go (the agent's view of one task) and launch.go,
+// then shim.go (how it serves the agent) and program.go (how it runs the
+// program) with spool.go and input.go. cgroup.go, env.go, files.go and initconfig.go
 // make what surrounds the program.
 //
 // # Directory of a task

@@ -3,6 +3,7 @@ package task
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -58,20 +59,11 @@ func searchPath(given string) string {
 	}
 	have := strings.Split(given, ":")
 	for _, dir := range strings.Split(basePath, ":") {
-		if !contains(have, dir) {
+		if !slices.Contains(have, dir) {
 			have = append(have, dir)
 		}
 	}
 	return strings.Join(have, ":")
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 // privateFolders are the folders that a task sees as its own: those that exist

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"sync"
@@ -70,6 +71,7 @@ func (r *remote) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		select {
 		case <-r.forgotten:
+			r.dismiss()
 			r.m.gone(r)
 			return
 		default:
@@ -86,6 +88,22 @@ func (r *remote) run(ctx context.Context) {
 		default:
 			r.attend(ctx, conn)
 		}
+	}
+}
+
+// dismiss ends the shim of a forgotten task, if it did not hear of it yet.
+func (r *remote) dismiss() {
+	conn, err := dial(r.dir)
+	if err != nil {
+		return // it has ended
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(writeTimeout))
+	if _, err := conn.Write(api.AppendFrame(nil, api.Frame{Type: frameForget})); err == nil {
+		_, err = io.Copy(io.Discard, conn) // until it has ended
+	}
+	if err != nil {
+		r.m.log.Warn("the shim of a forgotten task does not end", "task", r.ref, "error", err)
 	}
 }
 

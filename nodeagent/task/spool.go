@@ -77,7 +77,12 @@ func (s *spool) reserve(stream api.Stream, want int) (at int64, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.closed {
-		free := s.size - (s.end - s.punched) // what was not given back yet must not be written on
+		// What was not given back yet must not be written on.
+		free := s.size - (s.end - s.punched)
+		if free == 0 {
+			s.giveBack()
+			free = s.size - (s.end - s.punched)
+		}
 		newSegment := len(s.segs) == 0 || s.segs[len(s.segs)-1].stream != stream
 		if free > 0 && !(newSegment && len(s.segs) >= maxSegments) {
 			return s.end, int(min(free, int64(want)))
@@ -144,7 +149,7 @@ func (s *spool) ack(off int64) bool {
 		drop++
 	}
 	s.segs = append(s.segs[:0], s.segs[drop:]...)
-	if s.acked == s.end || s.acked-s.punched >= punchSize || s.end-s.punched > s.size/2 {
+	if s.acked == s.end || s.acked-s.punched >= punchSize {
 		s.giveBack()
 	}
 	s.room.Broadcast()

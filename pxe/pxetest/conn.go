@@ -32,6 +32,9 @@ func Listen(name string) (net.PacketConn, error) {
 		var serr error
 		err = rc.Control(func(fd uintptr) {
 			serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+			if serr != nil { // in a user namespace: as much as the system allows
+				serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+			}
 		})
 		err = errors.Join(err, serr)
 	}

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"muster/internal/need"
 	"muster/internal/netnstest"
@@ -173,19 +172,6 @@ func TestRealClients(t *testing.T) {
 	})
 }
 
-func allowBroadcast(t *testing.T, c *net.UDPConn) {
-	t.Helper()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var optErr error
-	err = raw.Control(func(fd uintptr) { optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1) })
-	if err := errors.Join(err, optErr); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestEarlyRequest sends a request before the server asks the kernel for addresses.
 func TestEarlyRequest(t *testing.T) {
 	c, err := net.ListenPacket("udp4", "127.0.0.1:6970")
@@ -280,7 +266,7 @@ func TestAnswersFromTheAddressAsked(t *testing.T) {
 		}
 	}
 	broadcast := open("udp4")
-	allowBroadcast(t, broadcast)
+	netnstest.AllowBroadcast(t, broadcast)
 	ask(broadcast, "192.0.2.255:69")
 	for to, network := range map[string]string{"192.0.2.1:69": "udp4", "192.0.2.9:69": "udp4", "[fd00::1]:69": "udp6"} {
 		c := open(network)

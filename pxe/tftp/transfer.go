@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -173,19 +172,22 @@ func (t *transfer) send() error {
 	return nil
 }
 
-// fill writes n DATA packets from the given block on into the scratch buffer.
+// fill writes n DATA packets from the given block on into the scratch buffer. The
+// content is read at once, to its end, and then moved behind the headers.
 func (t *transfer) fill(first int64, n int) ([]byte, error) {
-	p := t.buf[:0]
-	for b := first; b < first+int64(n); b++ {
-		offset := (b - 1) * int64(t.set.block)
-		size := int(min(int64(t.set.block), t.report.Size-offset))
-		p = append(p, 0, opData)
-		p = binary.BigEndian.AppendUint16(p, uint16(b))
-		data := p[len(p) : len(p)+size]
-		if _, err := t.file.ReadAt(data, offset); err != nil && !(errors.Is(err, io.EOF) && offset+int64(size) == t.report.Size) {
-			return nil, fmt.Errorf("%w %s at %d: %w", errRead, t.report.Name, offset, err)
-		}
-		p = p[:len(p)+size]
+	offset := (first - 1) * int64(t.set.block)
+	size := int(min(int64(n)*int64(t.set.block), t.report.Size-offset))
+	p := t.buf[:4*n+size]
+	data := p[4*n:]
+	if got, err := t.file.ReadAt(data, offset); got < size {
+		return nil, fmt.Errorf("%w %s at %d: %w", errRead, t.report.Name, offset, err)
+	}
+	for i := range n {
+		packet := p[i*(t.set.block+4):]
+		packet[0], packet[1] = 0, opData
+		binary.BigEndian.PutUint16(packet[2:], uint16(first+int64(i)))
+		k := copy(packet[4:], data[:min(t.set.block, len(data))])
+		data = data[k:]
 	}
 	return p, nil
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// Time is when a test archive was made, and its packages too.
+// epoch is when a test archive was made, and its packages too.
 var epoch = time.Date(2026, 11, 21, 9, 15, 44, 0, time.UTC)
 
 // Time returns the date of a test archive.
@@ -196,6 +196,7 @@ func NewArchive(t testing.TB) *Archive {
 type Suite struct {
 	Name       string
 	Packages   []Package
+	Date       time.Time // zero: that of [Time]
 	ValidUntil time.Time // zero: none
 	Keys       []Key     // nil: that of the archive
 	Release    string    // more lines of the Release file
@@ -237,8 +238,12 @@ func (a *Archive) Publish(t testing.TB, s Suite) {
 	if origin == "" {
 		origin = "Debian"
 	}
+	made := epoch
+	if !s.Date.IsZero() {
+		made = s.Date
+	}
 	release := fmt.Sprintf("Origin: %s\nSuite: stable\nCodename: %s\nDate: %s\nArchitectures: all amd64\nComponents: main non-free-firmware\nAcquire-By-Hash: yes\n%s",
-		origin, s.Name, date(epoch), s.Release)
+		origin, s.Name, date(made), s.Release)
 	if !s.ValidUntil.IsZero() {
 		release += "Valid-Until: " + date(s.ValidUntil) + "\n"
 	}

@@ -23,8 +23,10 @@ func TestParse(t *testing.T) {
 	}{
 		"everything": {
 			path: "kernel/drivers/net/virtio_net.ko",
-			entries: []string{"name=virtio_net", "license=GPL", "alias=virtio:d00000001v*", "alias=net-virtio", "depends=failover,net-failover",
-				"softdep=pre: virtio_pci", "firmware=virtio/a.bin", "vermagic=6.12 SMP", "parm=napi_weight:int", "intree=Y"},
+			entries: []string{
+				"name=virtio_net", "license=GPL", "alias=virtio:d00000001v*", "alias=net-virtio", "depends=failover,net-failover",
+				"softdep=pre: virtio_pci", "firmware=virtio/a.bin", "vermagic=6.12 SMP", "parm=napi_weight:int", "intree=Y",
+			},
 			want: depmod.Info{
 				Path: "kernel/drivers/net/virtio_net.ko", Name: "virtio_net", Depends: []string{"failover", "net_failover"},
 				Aliases: []string{"virtio:d00000001v*", "net-virtio"}, Softdeps: []string{"pre: virtio_pci"},
@@ -158,7 +160,7 @@ func TestBuild(t *testing.T) {
 			module("kernel/drivers/net/net_failover.ko", "depends=failover"),
 			module("kernel/drivers/net/virtio_net.ko", "depends=net-failover", "alias=virtio:d00000001v*", "firmware=b.bin", "firmware=a.bin"),
 			module("kernel/fs/vfat.ko", "softdep=pre: nls_iso8859-1", "softdep=post: nosuch", "firmware=a.bin"),
-			module("updates/other.ko", "alias=virtio:d00000001v*"),
+			module("updates/other.ko", "alias=virtio:d00000001v*", "alias=devname:net/tun", "alias=char-major-10-200", "alias=char-major-11-*"),
 		},
 		Order:          []byte("kernel/fs/vfat.ko\nkernel/net/failover.ko\nkernel/drivers/net/net_failover.ko\nkernel/fs/nls/nls_iso8859-1.ko\nkernel/drivers/net/virtio_net.ko\n"),
 		Builtin:        []byte("kernel/drivers/virtio/virtio-pci.ko\n"),
@@ -179,12 +181,16 @@ updates/other.ko:
 alias nls_latin1 nls_iso8859_1
 alias virtio:d00000001v* virtio_net
 alias virtio:d00000001v* other
+alias devname:net/tun other
+alias char-major-10-200 other
+alias char-major-11-* other
 `,
 		"modules.softdep": `# Soft dependencies extracted from modules themselves.
 softdep vfat pre: nls_iso8859-1
 softdep vfat post: nosuch
 `,
 		"modules.builtin":         "kernel/drivers/virtio/virtio-pci.ko\n",
+		"modules.devname":         "# Device nodes to trigger on-demand module loading.\nother net/tun c10:200\n",
 		"modules.builtin.modinfo": "virtio_pci.alias=pci:v00001AF4d*\x00",
 	}
 	got := make(map[string]string)

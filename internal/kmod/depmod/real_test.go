@@ -16,6 +16,7 @@ import (
 
 	"muster/internal/kmod"
 	"muster/internal/kmod/depmod"
+	"muster/internal/need"
 )
 
 // realModules returns a folder that has the modules of a Debian kernel below
@@ -114,12 +115,7 @@ func readMaybe(t testing.TB, dir, name string) []byte {
 
 // TestDepmod compares our index of a real kernel with that of Debian's depmod.
 func TestDepmod(t *testing.T) {
-	if _, err := exec.LookPath("depmod"); err != nil {
-		if os.Getenv("MUSTER_NEED") == "all" {
-			t.Fatal("depmod is not installed; it is in the package kmod")
-		}
-		t.Skip("depmod is not installed; it is in the package kmod")
-	}
+	tool := need.Program(t, "depmod", "kmod")
 	root, release := realModules(t)
 	theirs := filepath.Join(t.TempDir(), "root")
 	modules := filepath.Join(theirs, "lib", "modules")
@@ -138,7 +134,7 @@ func TestDepmod(t *testing.T) {
 		}
 	}
 	set := buildReal(t, dir)
-	output(t, theirs, "depmod", "-b", theirs, release)
+	output(t, theirs, tool, "-b", theirs, release)
 	want, err := kmod.Read(os.DirFS(dir))
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +148,7 @@ func TestDepmod(t *testing.T) {
 	}
 	checkOrder(t, set.Index)
 	got := set.Index.Files()
-	for _, name := range []string{"modules.alias", "modules.softdep"} {
+	for _, name := range []string{"modules.alias", "modules.softdep", "modules.devname"} {
 		wantText := readMaybe(t, dir, name)
 		if diff := cmp.Diff(sortedLines(wantText), sortedLines(got[name])); diff != "" {
 			t.Errorf("%s (-depmod +ours):\n%.2000s", name, diff)
@@ -206,9 +202,10 @@ var realAliases = []string{
 // compareResolve compares what an alias stands for with modprobe's answer.
 func compareResolve(t *testing.T, root, release string, x *kmod.Index) {
 	t.Helper()
+	modprobe := need.Program(t, "modprobe", "kmod")
 	some := 0
 	for _, alias := range realAliases {
-		cmd := exec.Command("modprobe", "-d", root, "-S", release, "-R", alias)
+		cmd := exec.Command(modprobe, "-d", root, "-S", release, "-R", alias)
 		out, err := cmd.Output()
 		want := strings.Fields(string(out))
 		if err != nil && len(want) > 0 {

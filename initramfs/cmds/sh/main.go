@@ -1,4 +1,4 @@
-// Sh runs shell scripts: POSIX shell with most of bash, by mvdan.cc/sh.
+// Command sh runs shell scripts: POSIX shell with most of bash, by mvdan.cc/sh.
 //
 // Synopsis:
 //

@@ -1,4 +1,4 @@
-// Sha256sum prints or checks SHA-256 sums of files.
+// Command sha256sum prints or checks SHA-256 sums of files.
 //
 // Synopsis:
 //

@@ -1,4 +1,4 @@
-// Env prints the environment or runs a command with a changed one.
+// Command env prints the environment or runs a command with a changed one.
 //
 // Synopsis:
 //

@@ -1,4 +1,4 @@
-// Nproc prints how many CPUs the process may use.
+// Command nproc prints how many CPUs the process may use.
 //
 // Synopsis:
 //

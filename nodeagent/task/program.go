@@ -1,0 +1,245 @@
+package task
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"muster/api"
+)
+
+// signal passes a signal to the program, or kills all of the task.
+func (s *shim) signal(sig unix.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case sig < 0 || sig > 64:
+	case sig == unix.SIGKILL:
+		s.kill()
+	case !s.started:
+		if len(s.held) < 64 {
+			s.held = append(s.held, sig)
+		}
+	case s.process != nil:
+		s.process.Signal(toInit(sig))
+	}
+}
+
+// toInit translates what init itself could not receive.
+func toInit(sig unix.Signal) unix.Signal {
+	if sig == unix.SIGSTOP {
+		return signalStop
+	}
+	return sig
+}
+
+// kill ends every process of the task. The namespace's init takes all others
+// with it; the group covers what has left the namespace's parentage.
+func (s *shim) kill() {
+	if s.process == nil {
+		s.held = append(s.held[:0], unix.SIGKILL)
+		return
+	}
+	if s.spec.Cgroup != "" {
+		if os.WriteFile(filepath.Join(s.spec.Cgroup, "cgroup.kill"), []byte("1"), 0) == nil {
+			return
+		}
+	}
+	s.process.Kill()
+}
+
+// running passes on the signals that came while the program was started.
+func (s *shim) running() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started = true
+	for _, sig := range s.held {
+		s.process.Signal(toInit(sig))
+	}
+	s.held = nil
+}
+
+// run starts the program and records how it went.
+func (s *shim) run() {
+	// The kernel kills init when the thread that started it ends.
+	runtime.LockOSThread()
+	ev := s.execute()
+	if err := killGroup(s.spec.Cgroup, killPatience); err != nil && ev.Error == "" {
+		ev.Error = err.Error()
+	}
+	_, ev.Output = s.spool.bounds()
+	s.happened(ev)
+}
+
+// execute is the life of the program, until all its output is kept.
+func (s *shim) execute() api.TaskEvent {
+	failed := func(err error) api.TaskEvent {
+		return api.TaskEvent{State: api.JobFailed, ExitCode: 126, Error: err.Error()}
+	}
+	p, err := openPipes(s.spec.Start.Stdin)
+	if err != nil {
+		return failed(err)
+	}
+	defer p.close()
+	if err := os.WriteFile(filepath.Join(s.dir, fileStarted), nil, 0o600); err != nil {
+		return failed(fmt.Errorf("starting task: %w", err))
+	}
+	process, err := s.startInit(p)
+	p.closeTheirs()
+	if err != nil {
+		return failed(err)
+	}
+	s.mu.Lock()
+	s.process, s.changed = process, true
+	s.wake.Broadcast()
+	if len(s.held) > 0 && s.held[0] == unix.SIGKILL {
+		s.kill()
+	}
+	s.mu.Unlock()
+
+	var pumps sync.WaitGroup
+	pumps.Go(func() { s.pump(api.Stdout, p.stdout) })
+	pumps.Go(func() { s.pump(api.Stderr, p.stderr) })
+	if p.stdin != nil {
+		go s.input.feed(p.stdin)
+	} else {
+		s.input.close()
+	}
+	last := s.follow(p.report)
+	ps, err := process.Wait()
+	s.mu.Lock()
+	s.process = nil
+	s.mu.Unlock()
+	s.input.close()
+	// All processes are gone, so what is in the pipes is all there will be.
+	p.stdout.SetReadDeadline(time.Unix(1, 0))
+	p.stderr.SetReadDeadline(time.Unix(1, 0))
+	pumps.Wait()
+	if err != nil {
+		return failed(fmt.Errorf("waiting for the task: %w", err))
+	}
+	return endOf(last, ps.Sys().(syscall.WaitStatus))
+}
+
+// follow reads what init says until it is gone, and returns the last of it.
+func (s *shim) follow(report *os.File) initReport {
+	var last initReport
+	lines := bufio.NewReader(report)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return last
+		}
+		r, err := parseReport(line)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			continue
+		}
+		last = r
+		if r.What == "started" {
+			s.running()
+			s.happened(api.TaskEvent{State: api.JobRunning})
+		}
+	}
+}
+
+// endOf tells how a task ended from what its init said last and how init
+// itself ended.
+func endOf(last initReport, ws syscall.WaitStatus) api.TaskEvent {
+	ev := api.TaskEvent{State: api.JobFailed}
+	switch {
+	case last.What == "error":
+		ev.ExitCode, ev.Error = last.N, last.Text
+	case last.What == "exit":
+		ev.ExitCode = last.N
+		if last.N == 0 {
+			ev.State = api.JobFinished
+		}
+	case last.What == "signal":
+		ev.ExitCode, ev.Signal = 128+last.N, last.N
+	case ws.Signaled(): // killed together with its init
+		ev.ExitCode, ev.Signal = 128+int(ws.Signal()), int(ws.Signal())
+	default:
+		ev.ExitCode, ev.Error = 126, fmt.Sprintf("the task's init ended by itself with exit status %d", ws.ExitStatus())
+	}
+	return ev
+}
+
+func (s *shim) startInit(p *pipes) (*os.Process, error) {
+	t := s.spec.Start
+	work := filepath.Join(s.dir, dirWork)
+	orders, err := initConfig(t, work, environment(t, work, isRealDir), privateFolders(work, isRealDir))
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := memFile("muster-init", orders)
+	if err != nil {
+		return nil, err
+	}
+	defer cfg.Close()
+	sys := &syscall.SysProcAttr{
+		Setsid:     true,
+		Pdeathsig:  syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+	}
+	if s.spec.Cgroup != "" {
+		dir, err := os.Open(s.spec.Cgroup)
+		if err != nil {
+			return nil, fmt.Errorf("opening cgroup of the task: %w", err)
+		}
+		defer dir.Close()
+		sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
+	}
+	process, err := os.StartProcess(s.spec.Init, []string{"muster-init"}, &os.ProcAttr{
+		Dir: "/", Env: []string{}, Sys: sys,
+		Files: append(p.theirs[:3:3], cfg, p.theirs[3]),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting the task's init: %w", err)
+	}
+	return process, nil
+}
+
+// pump keeps what a program writes, until nobody can write any more.
+func (s *shim) pump(stream api.Stream, f *os.File) {
+	buf := make([]byte, api.MaxChunk)
+	for {
+		n, err := f.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			n, err = readNow(f, buf)
+		}
+		if n > 0 {
+			if _, err := s.spool.add(stream, buf[:n]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return
+			}
+			s.poke()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readNow reads what is there; io errors include that nothing is.
+func readNow(f *os.File, buf []byte) (n int, err error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if cerr := rc.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) }); cerr != nil {
+		return 0, cerr
+	}
+	if n <= 0 && err == nil {
+		err = os.ErrClosed
+	}
+	return max(n, 0), err
+}
