@@ -41,7 +41,7 @@ $(PAYLOAD)/muster-agent.zst: $(SRC)
 	@$(GO) run ./internal/mkpayload -o $(PAYLOAD)
 	@touch $@
 
-$(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/*.go initramfs/mkbb/*.go initramfs/commands/*.go initramfs/cmds/*/*.go)
+$(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/*.go initramfs/mkbb/*.go initramfs/bb/*.go initramfs/commands/*.go initramfs/cmds/*/*.go)
 	@echo "building the u-root tools (a minute or two the first time)"
 	@$(GO) run ./initramfs/mkbb -out $(PAYLOAD)
 	@touch $@
@@ -74,7 +74,7 @@ test-vm: test-deps build images ## only the tests that boot virtual machines
 	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm
 
 test-net: test-deps build ## tests against the real package archives
-	@MUSTER_NEED=all MUSTER_NET=1 $(GO) test -count=1 -timeout 30m ./builder/... ./internal/kmod
+	@MUSTER_NEED=all MUSTER_NET=1 $(GO) test -count=1 -timeout 30m ./builder/... ./internal/kmod/...
 
 race: go-version ## unit tests under the race detector
 	@$(GO) test -race -short ./api/... ./headnode/... ./nodeagent/... ./pxe/... ./builder/...

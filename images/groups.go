@@ -20,8 +20,8 @@ type ModuleGroup struct {
 // modules.groups. What the modules depend on always comes along.
 func ModuleGroups() []ModuleGroup {
 	return []ModuleGroup{
-		{"base", "mounting the userland, EFI variables, random numbers, watchdogs", []string{
-			"loop", "squashfs", "overlay", "efivarfs",
+		{"base", "mounting the userland, EFI variables, random numbers, watchdogs, power button", []string{
+			"loop", "squashfs", "overlay", "efivarfs", "button",
 			"drivers/char/hw_random/", "virtio_rng",
 			"softdog", "i6300esb", "iTCO_wdt", "sp5100_tco", "wdat_wdt", "hpwdt", "ib700wdt",
 		}},
