@@ -13,8 +13,8 @@
 // each other.
 //
 // Locks of the node side, in the order in which they are taken: Nodes.changes
-// (through a change that is recorded), Nodes.mu, then one of agentAuth.mu,
-// Events.mu and BootLogs.mu, which call nobody. Settings, Enroll and Images have a
-// lock for writers and then one for their memory. None is held while the job
-// side is called, but Nodes.changes.
+// (through a change that is recorded), Nodes.mu, agentAuth.mu, then one of
+// Head.mu, Settings.mu, Events.mu and BootLogs.mu. Settings, Enroll and Images
+// have a lock for writers and then one for their memory. Of these only Nodes.changes
+// is held while the job side is called.
 package headnode

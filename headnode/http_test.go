@@ -172,8 +172,8 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// testCert is a head's certificate, of a year that has passed.
-func testCert(t testing.TB) (tls.Certificate, ed25519.PublicKey) {
+// testCert is a head's certificate, of a year that has passed, and its pin.
+func testCert(t testing.TB) (cert tls.Certificate, pin string) {
 	t.Helper()
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -184,12 +184,16 @@ func testCert(t testing.TB) (tls.Certificate, ed25519.PublicKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pub
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, api.Pin(leaf.RawSubjectPublicKeyInfo)
 }
 
 func TestToken(t *testing.T) {
 	r := newRig(t, "n1")
-	cert, pub := testCert(t)
+	cert, pin := testCert(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -225,13 +229,13 @@ func TestToken(t *testing.T) {
 		}
 		return err
 	}
-	if err := at("s3cret", api.Pin(pub)); err != nil {
+	if err := at("s3cret", pin); err != nil {
 		t.Errorf("right token, right pin: %v", err)
 	}
-	if err := at("wrong", api.Pin(pub)); api.CodeOf(err) != api.CodeUnauthenticated || !strings.Contains(err.Error(), "Bearer") {
+	if err := at("wrong", pin); api.CodeOf(err) != api.CodeUnauthenticated || !strings.Contains(err.Error(), "Bearer") {
 		t.Errorf("wrong token: %v, want unauthenticated with a hint", err)
 	}
-	if err := at("", api.Pin(pub)); api.CodeOf(err) != api.CodeUnauthenticated {
+	if err := at("", pin); api.CodeOf(err) != api.CodeUnauthenticated {
 		t.Errorf("no token: %v, want unauthenticated", err)
 	}
 	if err := at("s3cret", strings.Repeat("0", 64)); api.CodeOf(err) != api.CodeForbidden {

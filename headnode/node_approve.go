@@ -235,4 +235,3 @@ func (n *Nodes) approved(a approval, rev uint64, actor string) api.Node {
 	n.updateLink(into, into.lastHeard, actor)
 	return n.view(into)
 }
-

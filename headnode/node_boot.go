@@ -85,4 +85,3 @@ func (n *Nodes) byMAC(mac string) *machine {
 	}
 	return found
 }
-

@@ -118,4 +118,3 @@ func (n *Nodes) declarable(rec machineRecord) (*machine, error) {
 	}
 	return found, nil
 }
-

@@ -524,4 +524,3 @@ func (n *Nodes) running(imageID string) []string {
 	slices.SortFunc(names, api.CompareNames)
 	return names
 }
-

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"muster/api"
 	"muster/api/client"
@@ -87,9 +89,18 @@ func TestRestartFromCopy(t *testing.T) {
 	// What the first head did after the copy is the future here: the node
 	// has forgotten tasks, or told the end of tasks, of which this head does
 	// not know that they ended.
-	for range endedReports + 1 {
-		r.fleet.agents["n1"].beat()
-	}
+	beats, beat := make(chan struct{}), sync.WaitGroup{}
+	beat.Go(func() {
+		for {
+			select {
+			case <-beats:
+				return
+			case <-time.After(time.Millisecond):
+				r.fleet.agents["n1"].beat()
+			}
+		}
+	})
+	defer func() { close(beats); beat.Wait() }()
 	for i, id := range ids {
 		if j := r.ended(id); i%2 == 0 && (j.State != api.JobFinished || j.Tasks[0].Output == 0) {
 			t.Errorf("job %d is %s with %d bytes of output after the restart", id, j.State, j.Tasks[0].Output)
