@@ -58,20 +58,6 @@ func Bridge(t testing.TB, at End) {
 	configure(t, at)
 }
 
-// Tap makes a tap device that a program such as QEMU can attach to, and
-// switches it on. It is removed when the test ends.
-func Tap(t testing.TB, at End) {
-	t.Helper()
-	at.NS.Do(t, func() {
-		tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: at.Name}, Mode: unix.IFF_TAP, Flags: netlink.TUNTAP_ONE_QUEUE}
-		if err := netlink.LinkAdd(tap); err != nil {
-			t.Fatalf("making the tap %s: %v", at.Name, err)
-		}
-	})
-	removeLater(t, at.NS, at.Name)
-	configure(t, at)
-}
-
 // SetUp switches a link on or off, like plugging its cable.
 func SetUp(t testing.TB, ns *NS, name string, up bool) {
 	t.Helper()

@@ -23,7 +23,7 @@ type Machine struct {
 	cfg     Config
 	console *console
 	monitor *monitor
-	input   io.WriteCloser
+	input   io.Closer // kept open: QEMU would take its end for that of the console
 	kill    func() error
 	done    chan struct{} // closed when QEMU and everything around it has ended
 	err     error         // why it ended; valid after done
@@ -215,12 +215,6 @@ func (m *Machine) Pause() error { return m.monitor.command("stop") }
 
 // Resume undoes [Machine.Pause].
 func (m *Machine) Resume() error { return m.monitor.command("cont") }
-
-// Type sends keys to the serial console.
-func (m *Machine) Type(text string) error {
-	_, err := io.WriteString(m.input, text)
-	return err
-}
 
 // WaitFor returns the first line of the serial console that re matches, among
 // the last 5,000 and those to come; the last line may be unfinished. Lines
