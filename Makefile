@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 GO       ?= go
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 PAYLOAD  := cmd/muster/payload
 SRC      := $(shell find api builder cmd headnode images initramfs internal nodeagent pxe console -name '*.go' -not -path '*/testdata/*' 2>/dev/null) go.mod go.sum
 IMAGES   := build/compute-vm/manifest.json
@@ -34,7 +35,7 @@ build: go-version bin/muster ## build bin/muster with everything an image needs 
 
 bin/muster: $(SRC) $(PAYLOAD)/bb.zst $(PAYLOAD)/muster-agent.zst $(wildcard images/*.yaml images/keys/*)
 	@echo "building bin/muster"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/muster
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/muster
 
 $(PAYLOAD)/muster-agent.zst: $(SRC)
 	@echo "building the node's programs"

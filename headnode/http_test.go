@@ -175,12 +175,12 @@ func TestPeer(t *testing.T) {
 // testCert is a head's certificate, of a year that has passed, and its pin.
 func testCert(t testing.TB) (cert tls.Certificate, pin string) {
 	t.Helper()
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, pub, key)
+	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, public, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,9 +10,14 @@ import (
 	"muster/api"
 )
 
-// programVersion is what the Go toolchain recorded of the source: its tag, or
-// a version made of the latest tag and the commit.
+// version is given by make; elsewhere the toolchain's record is shown.
+var version string
+
+// programVersion is the version of this program.
 func programVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "unknown"
