@@ -87,6 +87,9 @@ func childMain(ctx context.Context, name string, body func(context.Context, chil
 		return fmt.Errorf("reading what process %s is to do: %w", name, err)
 	}
 	in.Close()
+	if err := dieWithKeeper(cfg.Keeper); err != nil {
+		return err
+	}
 	out := os.NewFile(childReadyFD, "ready")
 	return body(ctx, childEnv{
 		opts:  cfg.Head,
@@ -98,6 +101,19 @@ func childMain(ctx context.Context, name string, body func(context.Context, chil
 			}
 		},
 	})
+}
+
+// dieWithKeeper makes the kernel end this process when its keeper ends,
+// however that happens. What the keeper asked for at the start was lost when
+// the capabilities changed (prctl(2), PR_SET_PDEATHSIG).
+func dieWithKeeper(keeper int) error {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("binding this process to its keeper: %w", err)
+	}
+	if os.Getppid() != keeper {
+		return errors.New("the keeper has ended")
+	}
+	return nil
 }
 
 // dropPrivileges executes this program again without any capability and

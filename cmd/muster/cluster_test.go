@@ -118,6 +118,12 @@ func (c *cluster) startHead(args ...string) {
 		s, err := c.client.Status(ctx)
 		return err == nil && s.Image != "" && len(s.Boot) > 0, nil
 	})
+	select {
+	case err := <-end:
+		end <- err
+		c.t.Fatalf("a head serves, but not this one, which has ended: %v", err)
+	default:
+	}
 }
 
 // stopHead ends the head with a signal and waits for it.

@@ -35,8 +35,9 @@ type childSpec struct {
 
 // childConfig is what a child is told on its descriptor 3.
 type childConfig struct {
-	Head  headOptions
-	Files map[string]uintptr // descriptor of each socket
+	Head   headOptions
+	Keeper int                // process id of the keeper
+	Files  map[string]uintptr // descriptor of each socket
 }
 
 // The descriptors of a child beside its sockets.
@@ -164,7 +165,7 @@ func runChild(ctx context.Context, opts headOptions, spec childSpec, serving fun
 	cmd := exec.CommandContext(ctx, self, "head-child", spec.name)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.ExtraFiles = []*os.File{configR, readyW}
-	cfg := childConfig{Head: opts, Files: map[string]uintptr{}}
+	cfg := childConfig{Head: opts, Keeper: os.Getpid(), Files: map[string]uintptr{}}
 	for name, f := range spec.files {
 		cfg.Files[name] = uintptr(childFirstFD + len(cmd.ExtraFiles) - 2)
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)

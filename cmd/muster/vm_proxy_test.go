@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -26,22 +27,15 @@ func TestVMProxy(t *testing.T) {
 	office := netnstest.New(t)
 	netnstest.Bridge(t, netnstest.End{Name: "office"})
 	netnstest.Veth(t, netnstest.End{Name: "of0", Bridge: "office"}, netnstest.End{NS: office, Name: "eth0", Addrs: netnstest.Addr("10.77.0.2/24")})
-	server := office.Command(t.Context(), t, nil, dnsmasq, "--no-daemon", "--conf-file=/dev/null", "--port=0",
-		"--interface=eth0", "--bind-interfaces", "--dhcp-range=10.77.0.100,10.77.0.150,255.255.255.0,1h", "--no-ping",
-		"--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--user=root")
 	log, err := os.Create(filepath.Join(t.ArtifactDir(), "dnsmasq.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server.Stdout, server.Stderr = log, log
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		server.Process.Signal(syscall.SIGTERM)
-		server.Wait()
-		log.Close()
-	})
+	t.Cleanup(func() { log.Close() })
+	office.Command(t.Context(), t, func(cmd *exec.Cmd) { cmd.Stdout, cmd.Stderr = log, log }, dnsmasq,
+		"--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
+		"--dhcp-range=10.77.0.100,10.77.0.150,255.255.255.0,1h", "--no-ping",
+		"--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--user=root")
 
 	c := newCluster(t)
 	netnstest.Veth(t, netnstest.End{Name: "up0", Bridge: "office"}, netnstest.End{Name: "up1", Bridge: c.bridge})
