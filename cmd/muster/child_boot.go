@@ -124,8 +124,11 @@ func bootInterfaces(ifaces []pxe.Interface) []api.BootInterface {
 type loaderFS struct{ blobs *os.Root }
 
 func (l loaderFS) Open(name string) (fs.File, error) {
-	sum, _ := path.Split(name)
-	if len(sum) != 65 || !fs.ValidPath(name) {
+	sum, base := path.Split(name)
+	// iPXE looks for an autoexec.ipxe beside itself, shim for several files:
+	// they must not get the program under another name.
+	program := path.Ext(base) == ".efi" || path.Ext(base) == ".kpxe"
+	if len(sum) != 65 || !fs.ValidPath(name) || !program {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
 	return l.blobs.Open(sum[:64])

@@ -170,8 +170,8 @@ func (d *demo) say(format string, args ...any) {
 	fmt.Fprintf(d.out, format+"\n", args...)
 }
 
-func (d *demo) waitForHead(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, demoHeadWait)
+func (d *demo) waitForHead(parent context.Context) error {
+	ctx, cancel := context.WithTimeout(parent, demoHeadWait)
 	defer cancel()
 	c, err := client.New(d.socket)
 	if err != nil {
@@ -185,6 +185,8 @@ func (d *demo) waitForHead(ctx context.Context) error {
 			return nil
 		}
 		select {
+		case <-parent.Done():
+			return parent.Err()
 		case <-ctx.Done():
 			return fmt.Errorf("the head does not serve after %v (%v); its log is %s", demoHeadWait, err, filepath.Join(d.opts.Dir, "head.log"))
 		case <-time.After(50 * time.Millisecond):
@@ -256,8 +258,8 @@ func (d *demo) showTimeline(ctx context.Context) error {
 }
 
 // waitForNodes waits until every machine has the state.
-func (d *demo) waitForNodes(ctx context.Context, state api.NodeState) ([]api.Node, error) {
-	ctx, cancel := context.WithTimeout(ctx, demoBootWait)
+func (d *demo) waitForNodes(parent context.Context, state api.NodeState) ([]api.Node, error) {
+	ctx, cancel := context.WithTimeout(parent, demoBootWait)
 	defer cancel()
 	for {
 		list, err := d.client.Nodes(ctx)
@@ -274,6 +276,8 @@ func (d *demo) waitForNodes(ctx context.Context, state api.NodeState) ([]api.Nod
 			return there, nil
 		}
 		select {
+		case <-parent.Done():
+			return nil, parent.Err()
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%d of %d machines are %s after %v; what they said is in %s", len(there), len(d.machines), state, demoBootWait, d.opts.Dir)
 		case <-time.After(100 * time.Millisecond):

@@ -83,8 +83,8 @@ const interrupts = 20
 // TestVMDemoInterrupted ends the demo with Ctrl-C at random times: nothing of it is
 // there afterwards but its folder.
 func TestVMDemoInterrupted(t *testing.T) {
-	before := takeInventory(t)
 	home := t.TempDir()
+	before := takeInventory(t, home)
 	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
 	for i := range interrupts {
 		most := 2 * time.Second
@@ -116,7 +116,7 @@ func TestVMDemoInterrupted(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatalf("interrupted at %v, the demo has not ended a minute later:\n%s", after, out.String())
 		}
-		if d := cmp.Diff(before, takeInventory(t)); d != "" {
+		if d := cmp.Diff(before, takeInventory(t, home)); d != "" {
 			t.Fatalf("interrupted at %v, the demo left something (-before +after):\n%s\nit said:\n%s", after, d, out.String())
 		}
 		if left := listFiles(t, home); len(left) > 0 {
@@ -130,7 +130,9 @@ type inventory struct {
 	Processes, Namespaces, Links, Mounts []string
 }
 
-func takeInventory(t *testing.T) inventory {
+// takeInventory lists what is there: links and mounts of this namespace, and
+// the processes whose HOME is home, which every process of a demo inherits.
+func takeInventory(t *testing.T, home string) inventory {
 	t.Helper()
 	var inv inventory
 	procs, err := filepath.Glob("/proc/[0-9]*")
@@ -138,16 +140,14 @@ func takeInventory(t *testing.T) inventory {
 		t.Fatal(err)
 	}
 	for _, p := range procs {
-		cmdline, err := os.ReadFile(p + "/cmdline")
-		if err != nil {
-			continue // it has ended
+		environ, err := os.ReadFile(p + "/environ")
+		if err != nil || !slices.Contains(strings.Split(string(environ), "\x00"), "HOME="+home) {
+			continue // it has ended, or is not of the demo
 		}
-		// Others' processes come and go; ours are of these programs.
-		if words := strings.Split(string(cmdline), "\x00"); strings.Contains(words[0], "qemu-system") || filepath.Base(words[0]) == "muster" {
-			inv.Processes = append(inv.Processes, filepath.Base(p)+" "+strings.Join(words, " "))
-			if ns, err := os.Readlink(p + "/ns/net"); err == nil {
-				inv.Namespaces = append(inv.Namespaces, ns)
-			}
+		cmdline, _ := os.ReadFile(p + "/cmdline")
+		inv.Processes = append(inv.Processes, filepath.Base(p)+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+		if ns, err := os.Readlink(p + "/ns/net"); err == nil {
+			inv.Namespaces = append(inv.Namespaces, ns)
 		}
 	}
 	links, err := net.Interfaces()
