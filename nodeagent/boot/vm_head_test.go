@@ -24,7 +24,7 @@ import (
 type vmHead struct {
 	t     testing.TB
 	nc    *nats.Conn
-	pub   ed25519.PublicKey
+	pub   []byte // DER SubjectPublicKeyInfo of its key
 	ahead time.Duration // its clock before ours
 	joins chan api.JoinRequest
 
@@ -47,7 +47,11 @@ func startVMHead(t testing.TB, addr string, ahead time.Duration) *vmHead {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &vmHead{t: t, pub: pub, ahead: ahead, joins: make(chan api.JoinRequest, 16)}
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &vmHead{t: t, pub: spki, ahead: ahead, joins: make(chan api.JoinRequest, 16)}
 	h.reply = api.JoinReply{State: api.JoinPending, Message: "waiting for approval"}
 	srv, err := server.NewServer(&server.Options{
 		Host: addr, Port: 7421, NoSigs: true, NoLog: true, TLS: true, TLSTimeout: 60, AuthTimeout: 60,
