@@ -63,6 +63,7 @@ func agentMain(args []string, stderr io.Writer) error {
 		Log:        log,
 	}
 	if !owned {
+		cfg.Screen = logScreen{log}
 		agent, err := nodeagent.New(cfg)
 		if err != nil {
 			return err
