@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -181,7 +182,7 @@ func runHead(ctx context.Context, o headOptions, stdout, stderr io.Writer) error
 	if err := prepareState(o, cred); err != nil {
 		return err
 	}
-	sockets, err := openSockets(ctx, o, cred)
+	sockets, err := openSocketsSoon(ctx, o, cred)
 	if err != nil {
 		return err
 	}
@@ -265,6 +266,30 @@ func prepareState(o headOptions, cred *syscall.Credential) error {
 	})
 }
 
+// The processes of a head that was killed a moment ago still have its sockets
+// for some milliseconds: a new one waits for them before it gives up.
+const (
+	socketsWait  = 2 * time.Second
+	socketsRetry = 50 * time.Millisecond
+)
+
+var errHeadRuns = errors.New("a head runs already with this state folder")
+
+func openSocketsSoon(ctx context.Context, o headOptions, cred *syscall.Credential) (map[string]*os.File, error) {
+	for start := time.Now(); ; {
+		sockets, err := openSockets(ctx, o, cred)
+		taken := errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, errHeadRuns)
+		if !taken || time.Since(start) > socketsWait {
+			return sockets, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(socketsRetry):
+		}
+	}
+}
+
 // openSockets opens every socket of a head, by name.
 func openSockets(ctx context.Context, o headOptions, cred *syscall.Credential) (_ map[string]*os.File, err error) {
 	files := map[string]*os.File{}
@@ -335,7 +360,7 @@ func portError(what string, port int, err error) error {
 func listenUnix(path string, mode os.FileMode, cred *syscall.Credential) (*os.File, error) {
 	if c, err := net.Dial("unix", path); err == nil {
 		c.Close()
-		return nil, fmt.Errorf("a head runs already with this state folder: it answers on %s", path)
+		return nil, fmt.Errorf("%w: it answers on %s", errHeadRuns, path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("replacing the socket of an earlier head: %w", err)

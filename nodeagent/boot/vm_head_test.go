@@ -24,7 +24,7 @@ import (
 type vmHead struct {
 	t     testing.TB
 	nc    *nats.Conn
-	pub   []byte // DER SubjectPublicKeyInfo of its key
+	pub   []byte        // DER SubjectPublicKeyInfo of its key
 	ahead time.Duration // its clock before ours
 	joins chan api.JoinRequest
 
