@@ -28,7 +28,8 @@ func (s *httpServer) routeJobs() {
 					Hint: "make the account on the head, or use a token of a user that has one",
 				}
 			}
-			return js.Submit(ctx, c.owner, in.Body)
+			j, err := js.Submit(ctx, c.owner, in.Body)
+			return j, s.noNode(in.Body.On, err)
 		})
 	route(s, "GET", "/v1/jobs", "list-jobs", "List jobs, newest first",
 		func(ctx context.Context, in *struct {
@@ -83,4 +84,16 @@ func (s *httpServer) routeJobs() {
 			}
 			return empty{}, js.Signal(ctx, in.ID, in.Body.Signal)
 		})
+}
+
+// noNode says of a job that asks for machines that are no nodes what they are
+// and what to do: the jobs themselves know only of nodes.
+func (s *httpServer) noNode(on string, err error) error {
+	if api.CodeOf(err) != api.CodeNotFound || on == "" || s.cfg.Nodes == nil {
+		return err
+	}
+	if _, why := s.cfg.Nodes.Expand(on); why != nil && api.CodeOf(why) != api.CodeNotFound {
+		return why
+	}
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -59,14 +60,8 @@ func (p *received) sum() string {
 	return hex.EncodeToString(p.hash.Sum(nil))
 }
 
-// outputSize is how much output a test of lost connections sends: 1 GB where
-// there is time.
-func outputSize() int64 {
-	if os.Getenv("MUSTER_LONG") != "" {
-		return 1 << 30
-	}
-	return 256 << 20
-}
+// cutSize is how much output is sent over the link that is cut.
+const cutSize = 1 << 30
 
 // Output arrives whole and in order over a link that is cut at random moments:
 // sometimes shortly, so that TCP gets over it, sometimes the connection
@@ -79,16 +74,15 @@ func TestOutputOutlivesLinkCuts(t *testing.T) {
 	a.start()
 	a.ready()
 
-	size := outputSize()
 	marks := make([]int64, cuts)
 	for i := range marks {
-		marks[i] = rand.Int64N(size * 95 / 100)
+		marks[i] = rand.Int64N(cutSize / 100 * 95)
 	}
 	slices.Sort(marks)
 	got := newReceived(marks...)
 	var errOut bytes.Buffer
 	began := time.Now()
-	run := c.program(got, &errOut, "run", "sh", "-c", randomJob, "sh", fmt.Sprint(size))
+	run := c.program(nil, got, &errOut, "run", "sh", "-c", randomJob, "sh", fmt.Sprint(cutSize))
 	broken := 0
 	for i := range cuts {
 		select {
@@ -96,7 +90,7 @@ func TestOutputOutlivesLinkCuts(t *testing.T) {
 		case <-run.ended:
 			t.Fatalf("the job ended after %d of %d cuts and %d bytes: %v\n%s", i, cuts, got.bytes, run.err, errOut.String())
 		case <-time.After(jobTime):
-			t.Fatalf("the output stopped at %d of %d bytes after %d cuts", got.bytes, size, i)
+			t.Fatalf("the output stopped at %d of %d bytes after %d cuts", got.bytes, cutSize, i)
 		}
 		netnstest.SetUp(t, a.ns, a.link, false)
 		kind := i % 4
@@ -110,13 +104,13 @@ func TestOutputOutlivesLinkCuts(t *testing.T) {
 		}
 	}
 	run.wait(t, 3*time.Minute)
-	t.Logf("%d MiB with %d cuts, of which %d broke the connection, in %v", size>>20, cuts, broken, time.Since(began).Round(100*time.Millisecond))
+	t.Logf("%d MiB with %d cuts, of which %d broke the connection, in %v", cutSize>>20, cuts, broken, time.Since(began).Round(100*time.Millisecond))
 	if run.status != 0 {
 		t.Errorf("muster run ended with %d: %s", run.status, errOut.String())
 	}
 	want, _, _ := strings.Cut(errOut.String(), " ")
-	if got.bytes != size || got.sum() != want {
-		t.Errorf("%d bytes with SHA-256 %s arrived, want %d with %s", got.bytes, got.sum(), size, want)
+	if got.bytes != cutSize || got.sum() != want {
+		t.Errorf("%d bytes with SHA-256 %s arrived, want %d with %s", got.bytes, got.sum(), cutSize, want)
 	}
 	// Without connections that really broke the test would say nothing.
 	if lost := a.said("not connected to the head"); broken < cuts/4 || lost < broken {
@@ -132,13 +126,13 @@ type programRun struct {
 	status int
 }
 
-// program starts muster with nothing on its standard input.
-func (c *cluster) program(stdout, stderr interface{ Write([]byte) (int, error) }, args ...string) *programRun {
+// program starts muster; nil as stdin is empty input.
+func (c *cluster) program(stdin io.Reader, stdout, stderr io.Writer, args ...string) *programRun {
 	c.t.Helper()
 	r := &programRun{cmd: exec.Command(c.bin, args...), ended: make(chan struct{})}
 	r.cmd.Env = append(os.Environ(), "MUSTER_HEAD="+c.socket())
 	r.cmd.Dir = c.t.TempDir()
-	r.cmd.Stdout, r.cmd.Stderr = stdout, stderr
+	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = stdin, stdout, stderr
 	if err := r.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
@@ -272,7 +266,7 @@ func TestOutputOutlives(t *testing.T) {
 	t.Run("its client", func(t *testing.T) {
 		c.during(t)
 		g := a.newGates()
-		first := c.program(newReceived(), &bytes.Buffer{}, "run", "sh", "-c", gatedJob, "sh", g.dir)
+		first := c.program(nil, newReceived(), &bytes.Buffer{}, "run", "sh", "-c", gatedJob, "sh", g.dir)
 		g.passed("half")
 		id := c.latestJob()
 		if err := first.cmd.Process.Kill(); err != nil {
@@ -281,7 +275,7 @@ func TestOutputOutlives(t *testing.T) {
 		first.wait(t, jobTime)
 		out := newReceived()
 		var errOut bytes.Buffer
-		logs := c.program(out, &errOut, "job", "logs", "-f", fmt.Sprint(id))
+		logs := c.program(nil, out, &errOut, "job", "logs", "-f", fmt.Sprint(id))
 		g.let("go")
 		g.passed("end")
 		logs.wait(t, jobTime)
@@ -296,7 +290,7 @@ func TestOutputOutlives(t *testing.T) {
 		g := a.newGates()
 		out := newReceived()
 		var errOut bytes.Buffer
-		run := c.program(out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
+		run := c.program(nil, out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
 		g.passed("half")
 		a.kill()
 		g.let("go")
@@ -323,7 +317,7 @@ func TestOutputOutlives(t *testing.T) {
 		c.during(t)
 		g := a.newGates()
 		var errOut bytes.Buffer
-		run := c.program(newReceived(), &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
+		run := c.program(nil, newReceived(), &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
 		g.passed("half")
 		a.endTasks()
 		run.wait(t, jobTime)
@@ -344,7 +338,7 @@ func TestOutputOutlivesHead(t *testing.T) {
 	g := a.newGates()
 	out := newReceived()
 	var errOut bytes.Buffer
-	run := c.program(out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
+	run := c.program(nil, out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
 	g.passed("half")
 	id := c.latestJob()
 	c.stopHead(os.Kill)
@@ -367,7 +361,7 @@ func TestOutputOutlivesHead(t *testing.T) {
 	}
 	again := newReceived()
 	var errAgain bytes.Buffer
-	logs := c.program(again, &errAgain, "job", "logs", fmt.Sprint(id))
+	logs := c.program(nil, again, &errAgain, "job", "logs", fmt.Sprint(id))
 	logs.wait(t, jobTime)
 	checkGated(t, again, errAgain.String())
 }

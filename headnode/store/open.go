@@ -377,6 +377,11 @@ func (l *natsLog) Noticef(format string, v ...any) { l.log.Debug(natsText(format
 func (l *natsLog) Warnf(format string, v ...any)   { l.log.Info(natsText(format, v)) }
 func (l *natsLog) Errorf(format string, v ...any) {
 	text := natsText(format, v)
+	// Whoever reaches the port could fill the log with these.
+	if strings.Contains(text, "TLS handshake error") {
+		l.log.Debug(text)
+		return
+	}
 	l.log.Warn(text)
 	// The log is the only place where the server says that it will never
 	// write to a stream again.
