@@ -152,6 +152,9 @@ func (o *headOptions) complete(tftp, ra string) error {
 		o.Socket = client.SystemSocket
 	}
 	for i, dir := range o.Images {
+		if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err != nil {
+			return usagef("--image %s is no image: %w; build one with: muster build compute --output %s", dir, err, dir)
+		}
 		if o.Images[i], err = filepath.Abs(dir); err != nil {
 			return err
 		}
@@ -197,17 +200,12 @@ func runHead(ctx context.Context, o headOptions, stdout, stderr io.Writer) error
 	if cred == nil && os.Geteuid() == 0 {
 		log.Info("there is no user muster: the head's processes stay root without capabilities; muster head install makes the user")
 	}
-	var publishErr error
-	err = keep(ctx, o, specs, log, func() {
-		publishErr = publishAtStart(ctx, o, stdout)
-		if publishErr == nil {
-			publishErr = writeBanner(ctx, o, stdout)
+	return keep(ctx, o, specs, log, func() error {
+		if err := publishAtStart(ctx, o, stdout); err != nil {
+			return err
 		}
-		if publishErr != nil {
-			fmt.Fprintf(stderr, "muster: error: %v\n", publishErr)
-		}
+		return writeBanner(ctx, o, stdout)
 	})
-	return err
 }
 
 // childUser is who the children run as: the user muster where root starts the

@@ -58,8 +58,8 @@ const (
 
 // keep runs children until ctx is done, in order: each is started when the
 // one before serves, and stopped before it. ready is called once, when all
-// serve for the first time.
-func keep(ctx context.Context, opts headOptions, specs []childSpec, log *slog.Logger, ready func()) error {
+// serve for the first time; its error ends them.
+func keep(ctx context.Context, opts headOptions, specs []childSpec, log *slog.Logger, ready func() error) error {
 	// Each child gets a context of its own, so that they stop in reverse
 	// order: no request of a later one finds an earlier one gone.
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -91,8 +91,11 @@ func keep(ctx context.Context, opts headOptions, specs []childSpec, log *slog.Lo
 		}
 	}
 	if len(failed) == 0 && groupCtx.Err() == nil {
-		ready()
-		<-groupCtx.Done()
+		if err := ready(); err != nil && groupCtx.Err() == nil {
+			failed <- err
+		} else {
+			<-groupCtx.Done()
+		}
 	}
 	for i := len(started) - 1; i >= 0; i-- {
 		started[i].stop()
