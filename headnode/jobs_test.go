@@ -80,6 +80,7 @@ func TestSubmitRefuses(t *testing.T) {
 		"bad env":         {api.JobSpec{Argv: []string{"x"}, Env: []string{"novalue"}}, api.CodeInvalid, "not KEY=value"},
 		"zero byte":       {api.JobSpec{Argv: []string{"a\x00b"}}, api.CodeInvalid, "zero byte"},
 		"unknown node":    {api.JobSpec{Argv: []string{"x"}, On: "n3"}, api.CodeNotFound, "there is no node n3"},
+		"no node yet":     {api.JobSpec{Argv: []string{"x"}, On: "waiting"}, api.CodePending, "is pending and no node"},
 		"bad host list":   {api.JobSpec{Argv: []string{"x"}, On: "n[1-"}, api.CodeInvalid, "n[1-"},
 		"too many cores":  {api.JobSpec{Argv: []string{"x"}, Cores: 5}, api.CodeUnsatisfiable, "largest offers 4"},
 		"spread too wide": {api.JobSpec{Argv: []string{"x"}, Tasks: 3, Spread: true}, api.CodeUnsatisfiable, "1 more nodes"},

@@ -240,6 +240,15 @@ func (n fakeNodes) List() []api.Node {
 	return out
 }
 
+// Expand implements nodeAdmin for single names; "waiting" is a machine.
+func (n fakeNodes) Expand(list string) ([]api.Node, error) {
+	if list == "waiting" {
+		return nil, &api.Error{Code: api.CodePending, Msg: "machine waiting is pending and no node", Hint: "muster node approve waiting"}
+	}
+	x, err := n.Find(list)
+	return []api.Node{x}, err
+}
+
 func (n fakeNodes) Find(ref string) (api.Node, error) {
 	for _, x := range n.List() {
 		if x.Name == ref {
