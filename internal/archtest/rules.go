@@ -50,7 +50,7 @@ var parts = []part{
 
 // testOnly lists folders that only tests may import, and that tests of every
 // part may import.
-var testOnly = []string{"internal/netnstest", "internal/archtest", "internal/need", "internal/testtable", "pxe/pxetest", "headnode/store/storetest"}
+var testOnly = []string{"internal/netnstest", "internal/archtest", "internal/need", "internal/testtable", "pxe/pxetest", "headnode/store/storetest", "internal/powercut"}
 
 // testsToo lists folders that tests of every part may import, beside what the
 // part itself may.

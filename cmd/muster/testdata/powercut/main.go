@@ -1,7 +1,5 @@
-// Command powercut is the whole system of a virtual machine that is a head: as
-// PID 1 it mounts the disk, starts muster head on it, and says on the console
-// which jobs the head knows, then the number of each job that it submits and
-// the head acknowledges, until the power is cut.
+// Command powercut is a machine that is a head, and submits jobs to itself
+// until its power is cut. At the start it says which jobs the head knows.
 package main
 
 import (
@@ -9,50 +7,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"strings"
-	"syscall"
-	"time"
+	"slices"
 
 	"muster/api"
 	"muster/api/client"
+	"muster/internal/powercut/guest"
 )
 
 const (
-	disk   = "/dev/nvme0n1"
-	state  = "/disk/state"
+	state  = guest.Disk + "/state"
 	socket = state + "/run/head.sock"
 
-	// startTime is how long the head may take to serve, and submitters is
-	// how many jobs are submitted at a time.
-	startTime  = 2 * time.Minute
-	submitters = 4
+	submitters = 4 // jobs that are submitted at a time
 )
 
-func main() {
-	if err := run(); err != nil {
-		fmt.Println("powercut: error:", err)
-	}
-	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF) // the console said why
-}
+func main() { guest.Main(run) }
 
-func run() error {
-	for _, m := range []struct{ source, target, kind string }{
-		{"devtmpfs", "/dev", "devtmpfs"}, {"proc", "/proc", "proc"}, {"sysfs", "/sys", "sysfs"}, {"tmpfs", "/tmp", "tmpfs"},
-	} {
-		if err := syscall.Mount(m.source, m.target, m.kind, 0, ""); err != nil {
-			return fmt.Errorf("mounting %s: %w", m.target, err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), startTime)
-	defer cancel()
-	// The kernel looks for disks while the first program runs already.
-	err := retry(ctx, func() error { return syscall.Mount(disk, "/disk", "ext4", 0, "") })
-	if err != nil {
-		return fmt.Errorf("mounting %s: %w", disk, err)
-	}
-	ended, err := startHead()
+func run(ctx context.Context, args []string) error {
+	ended, err := startHead(slices.Contains(args, "nosync"))
 	if err != nil {
 		return err
 	}
@@ -60,30 +33,24 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	err = retry(ctx, func() error {
-		select {
-		case err := <-ended:
-			cancel()
-			return fmt.Errorf("muster head ended: %w", err)
-		default:
-		}
-		_, err := c.Status(ctx)
-		return err
-	})
+	serving := make(chan error, 1)
+	go func() {
+		serving <- guest.Retry(ctx, func() error { _, err := c.Status(ctx); return err })
+	}()
+	select {
+	case err = <-serving:
+	case err = <-ended:
+	}
 	if err != nil {
 		return fmt.Errorf("waiting for the head: %w", err)
 	}
-	return work(context.Background(), c)
+	return work(ctx, c)
 }
 
-// startHead starts the head as the kernel's command line says.
-func startHead() (<-chan error, error) {
+// startHead starts the head. The returned channel gets why it has ended.
+func startHead(noSync bool) (<-chan error, error) {
 	args := []string{"head", "--state", state, "--dhcp", "off", "--api-port", "0"}
-	cmdline, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return nil, err
-	}
-	if strings.Contains(string(cmdline), "powercut.nosync") {
+	if noSync {
 		args = append(args, "--no-sync")
 	}
 	head := exec.Command("/muster", args...)
@@ -98,34 +65,12 @@ func startHead() (<-chan error, error) {
 	}
 	ended := make(chan error, 1)
 	go func() {
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
 			fmt.Println("head:", lines.Text())
 		}
-		if err := head.Wait(); err != nil {
-			ended <- err
-			return
-		}
-		ended <- errors.New("without an error")
+		ended <- errors.Join(errors.New("muster head ended"), head.Wait())
 	}()
 	return ended, nil
-}
-
-// retry calls f until it succeeds or ctx is done, and returns its last error.
-func retry(ctx context.Context, f func() error) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := f()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return err
-		}
-	}
 }
 
 // work says which jobs are there, and submits more for ever.
@@ -135,19 +80,19 @@ func work(ctx context.Context, c *client.Client) error {
 		return fmt.Errorf("listing jobs: %w", err)
 	}
 	for _, j := range list.Items {
-		fmt.Printf("powercut: kept %d %s\n", j.ID, j.Name)
+		guest.Kept(fmt.Sprint(j.ID))
 	}
-	fmt.Printf("powercut: listed %d\n", len(list.Items))
+	guest.Started()
 	failed := make(chan error)
 	for range submitters {
 		go func() {
 			for {
-				j, err := c.Submit(ctx, api.JobSpec{Argv: []string{"true"}, Name: "kept", Tasks: 1, Detached: true})
+				j, err := c.Submit(ctx, api.JobSpec{Argv: []string{"true"}, Tasks: 1, Detached: true})
 				if err != nil {
 					failed <- fmt.Errorf("submitting: %w", err)
 					return
 				}
-				fmt.Printf("powercut: acknowledged %d %s\n", j.ID, j.Name)
+				guest.Acknowledged(fmt.Sprint(j.ID))
 			}
 		}()
 	}

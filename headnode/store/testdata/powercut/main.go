@@ -1,82 +1,39 @@
-// Command powercut is the whole system of a virtual machine with a record
-// store: as PID 1 it mounts the disk, says on the console which records there
-// are, then the number of each batch that was committed, until the power is
-// cut.
+// Command powercut is a machine that commits batches of records until its
+// power is cut. At the start it says which records there are.
 package main
 
 import (
 	"context"
 	"fmt"
-	"os"
-	"strings"
-	"syscall"
-	"time"
+	"slices"
 
 	"muster/headnode/store"
+	"muster/internal/powercut/guest"
 )
 
+// So many writers commit batches of perBatch records at a time, so that
+// groups of several batches are written too.
 const (
-	disk      = "/dev/nvme0n1"
-	startTime = time.Minute
-
-	// writers commit batches of perBatch records at a time, so that groups
-	// of several batches are written too.
 	writers  = 4
 	perBatch = 5
 )
 
-func main() {
-	if err := run(context.Background()); err != nil {
-		fmt.Println("powercut: error:", err)
-	}
-	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF) // the console said why
-}
+func main() { guest.Main(run) }
 
-func run(ctx context.Context) error {
-	for _, kind := range []string{"devtmpfs", "proc"} {
-		if err := syscall.Mount(kind, map[string]string{"devtmpfs": "/dev", "proc": "/proc"}[kind], kind, 0, ""); err != nil {
-			return fmt.Errorf("mounting %s: %w", kind, err)
-		}
-	}
-	if err := mountDisk(); err != nil {
-		return fmt.Errorf("mounting %s: %w", disk, err)
-	}
-	cmdline, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return err
-	}
-	s, err := store.Open(ctx, store.Config{Dir: "/disk/nats", NoSync: strings.Contains(string(cmdline), "powercut.nosync")})
+func run(ctx context.Context, args []string) error {
+	s, err := store.Open(ctx, store.Config{Dir: guest.Disk + "/nats", NoSync: slices.Contains(args, "nosync")})
 	if err != nil {
 		return err
 	}
 	for _, r := range s.List("batch") {
-		fmt.Printf("powercut: kept %s\n", r.ID)
+		guest.Kept(r.ID)
 	}
-	fmt.Println("powercut: listed")
+	guest.Started()
 	failed := make(chan error)
 	for w := range writers {
 		go func() { failed <- write(ctx, s, w) }()
 	}
 	return <-failed
-}
-
-// mountDisk waits for the disk: the kernel looks for disks while the first
-// program runs already.
-func mountDisk() error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(startTime)
-	for {
-		err := syscall.Mount(disk, "/disk", "ext4", 0, "")
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-late:
-			return err
-		}
-	}
 }
 
 // write commits batches for ever.
@@ -90,6 +47,6 @@ func write(ctx context.Context, s *store.Store, writer int) error {
 		if _, err := s.Commit(ctx, ops...); err != nil {
 			return fmt.Errorf("committing %s: %w", batch, err)
 		}
-		fmt.Printf("powercut: acknowledged %s\n", batch)
+		guest.Acknowledged(batch)
 	}
 }
