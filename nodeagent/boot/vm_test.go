@@ -122,7 +122,7 @@ func startGuest(t testing.TB, port *vm.Port, cfg vm.Config) *guest {
 	g := &guest{begin: time.Now()}
 	cfg.Name, cfg.Dir, cfg.Firmware, cfg.NoReboot = "guest", t.TempDir(), vm.BIOS, true
 	cfg.NICs = []vm.NIC{{Port: port, MAC: vmMAC}}
-	cfg.Append += " console=ttyS0 loglevel=4 panic=10"
+	cfg.Append += " console=ttyS0 loglevel=4 panic=10 no_timer_check"
 	cfg.Line = func(line string) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
