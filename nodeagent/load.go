@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -31,6 +32,7 @@ func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 	sample := time.NewTicker(sampleEvery)
 	defer sample.Stop()
 	var load loadMeter
+	defer load.close()
 	boot := s.a.cfg.Facts().BootID
 	load.sample()
 	for {
@@ -70,16 +72,31 @@ func (s *session) heartbeat(boot string, load api.Load) {
 // reports.
 type loadMeter struct {
 	runnable, samples int
-	busy, total       uint64 // at the last report
+	busy, total       uint64   // at the last report
+	loadavg           *os.File // kept open, since it is read so often; nil: not yet
+}
+
+func (m *loadMeter) close() {
+	if m.loadavg != nil {
+		m.loadavg.Close()
+	}
 }
 
 // sample counts the threads that want to run now, beside the one that counts.
 func (m *loadMeter) sample() {
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
+	if m.loadavg == nil {
+		f, err := os.Open("/proc/loadavg")
+		if err != nil {
+			return
+		}
+		m.loadavg = f
+	}
+	var buf [128]byte
+	k, err := m.loadavg.ReadAt(buf[:], 0)
+	if err != nil && err != io.EOF {
 		return
 	}
-	if n, ok := parseRunnable(string(b)); ok {
+	if n, ok := parseRunnable(string(buf[:k])); ok {
 		m.runnable += max(n-1, 0)
 		m.samples++
 	}
