@@ -116,8 +116,10 @@ func (a *agent) start(args ...string) {
 	defer log.Close()
 	// The agent finds its network cards in /sys, which is that of the
 	// namespace it was mounted in.
-	all := []string{"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && exec "$@"`, "sh", filepath.Join(a.dir, "muster-agent"),
-		"agent", "-head", headAddr, "-run", a.dir, "-init", filepath.Join(a.dir, "muster-init")}
+	all := []string{
+		"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && exec "$@"`, "sh", filepath.Join(a.dir, "muster-agent"),
+		"agent", "-head", headAddr, "-run", a.dir, "-init", filepath.Join(a.dir, "muster-init"),
+	}
 	a.cmd = a.ns.Command(a.t.Context(), a.t, func(cmd *exec.Cmd) { cmd.Stdout, cmd.Stderr = log, log },
 		need.Program(a.c.t, "unshare", "util-linux"), append(all, args...)...)
 }
