@@ -24,15 +24,18 @@ func TestEnvironment(t *testing.T) {
 			append([]string{"PATH=" + basePath, "HOME=" + work, "TMPDIR=/tmp"}, ours...),
 		},
 		"folders that are here": {
-			[]string{"HOME=/home/alice", "LANG=C", "TMPDIR=/scratch", "PATH=/opt/bin:/bin"}, dirs("/home/alice", "/scratch"),
+			[]string{"HOME=/home/alice", "LANG=C", "TMPDIR=/scratch", "PATH=/opt/bin:/bin"},
+			dirs("/home/alice", "/scratch"),
 			append([]string{"HOME=/home/alice", "LANG=C", "TMPDIR=/scratch", "PATH=/opt/bin:/bin:/bbin:/usr/bin:/sbin:/usr/sbin"}, ours...),
 		},
 		"folders that are not": {
-			[]string{"HOME=/home/alice", "TMPDIR=/scratch", "PWD=/elsewhere", "MUSTER_JOB=1"}, dirs(),
+			[]string{"HOME=/home/alice", "TMPDIR=/scratch", "PWD=/elsewhere", "MUSTER_JOB=1"},
+			dirs(),
 			append([]string{"PATH=" + basePath, "HOME=" + work, "TMPDIR=/tmp"}, ours...),
 		},
 		"what is no variable": {
-			[]string{"=x", "novalue", "A==", "A=b=c"}, dirs(),
+			[]string{"=x", "novalue", "A==", "A=b=c"},
+			dirs(),
 			append([]string{"A==", "A=b=c", "PATH=" + basePath, "HOME=" + work, "TMPDIR=/tmp"}, ours...),
 		},
 	} {
@@ -47,16 +50,16 @@ func TestEnvironment(t *testing.T) {
 
 func TestPrivateFolders(t *testing.T) {
 	all := func(string) bool { return true }
-	for work, want := range map[string][]string{
-		"/run/muster/tasks/1-0-1/work": {"/tmp", "/var/tmp", "/dev/shm"},
-		"/tmp/x/work":                  {"/var/tmp", "/dev/shm"},
-		"/tmpfs/work":                  {"/tmp", "/var/tmp", "/dev/shm"},
+	for agent, want := range map[string][]string{
+		"/run/muster":   {"/run", "/tmp", "/var/tmp"},
+		"/tmp/x":        {"/run", "/tmp", "/var/tmp"},
+		"/tmpfs/muster": {"/run", "/tmp", "/var/tmp", "/tmpfs/muster"},
 	} {
-		if diff := cmp.Diff(want, privateFolders(work, all)); diff != "" {
-			t.Errorf("working in %s: %s", work, diff)
+		if diff := cmp.Diff(want, privateFolders(agent, all)); diff != "" {
+			t.Errorf("agent in %s: %s", agent, diff)
 		}
 	}
-	if got := privateFolders("/work", func(s string) bool { return s == "/tmp" }); len(got) != 1 {
+	if got := privateFolders("/agent", func(s string) bool { return s == "/tmp" }); len(got) != 1 {
 		t.Errorf("folders that are not here: %v", got)
 	}
 }
