@@ -189,9 +189,9 @@ func (m *Machine) Run(t testing.TB, name, args string, enough int) Result {
 		t.Fatalf("the machine %s did not acknowledge %d things in time", name, enough)
 	}
 	machine.Kill() // Line is not called any more
-	flushes := m.Disk.Flushes()
+	flushes, past := m.Disk.Counts()
 	lost := m.Disk.CutPower(func() bool { return rand.IntN(2) == 0 })
-	t.Logf("machine %s: %d kept, %d acknowledged, %d flushes so far, %d blocks lost with the disk's cache", name, len(r.Kept), len(r.Acknowledged), flushes, lost)
+	t.Logf("machine %s: %d kept, %d acknowledged, %d flushes and %d writes past the cache so far, %d blocks lost with the disk's cache", name, len(r.Kept), len(r.Acknowledged), flushes, past, lost)
 	return r
 }
 

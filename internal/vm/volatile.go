@@ -22,6 +22,7 @@ type VolatileDisk struct {
 	durable []byte
 	cache   map[int64][]byte // of blocks that are not durable, by number
 	flushes int
+	past    int // writes that went past the cache
 }
 
 // diskBlock is what a disk writes as a whole or not at all.
@@ -77,11 +78,11 @@ func (d *VolatileDisk) CutPower(survives func() bool) (lost int) {
 	return lost
 }
 
-// Flushes is how often the machine has flushed the cache.
-func (d *VolatileDisk) Flushes() int {
+// Counts is how often the machine has flushed the cache, and written past it.
+func (d *VolatileDisk) Counts() (flushes, past int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.flushes
+	return d.flushes, d.past
 }
 
 func (d *VolatileDisk) flush() {
@@ -107,6 +108,11 @@ func (d *VolatileDisk) read(b []byte, off int64) bool {
 
 // write puts b into the cache, and past it on request.
 func (d *VolatileDisk) write(b []byte, off int64, durable bool) bool {
+	if durable {
+		d.mu.Lock()
+		d.past++
+		d.mu.Unlock()
+	}
 	return d.each(b, off, func(n int64, part []byte, at int) {
 		data, ok := d.cache[n]
 		if !ok {

@@ -9,10 +9,15 @@ import (
 	"time"
 )
 
-// device is the disk, and Disk is where it is mounted.
+// device is the disk, and Disk is where it is mounted, with options.
 const (
 	device = "/dev/nvme0n1"
 	Disk   = "/disk"
+
+	// options: QEMU's NVMe disk (7.2) says that it can write past its cache
+	// and then does not. By default ext4's journal ends each transaction so,
+	// and the last one would be lost; with these it flushes the cache.
+	options = "data=writeback,journal_async_commit"
 )
 
 // Patience is how long anything may take at the start.
@@ -36,7 +41,7 @@ func start(run func(ctx context.Context, args []string) error) error {
 		}
 	}
 	// The kernel looks for disks while the first program runs already.
-	if err := Retry(ctx, func() error { return syscall.Mount(device, Disk, "ext4", 0, "") }); err != nil {
+	if err := Retry(ctx, func() error { return syscall.Mount(device, Disk, "ext4", 0, options) }); err != nil {
 		return fmt.Errorf("mounting %s: %w", device, err)
 	}
 	cmdline, err := os.ReadFile("/proc/cmdline")
