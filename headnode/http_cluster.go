@@ -56,7 +56,8 @@ func (s *httpServer) routeCluster() {
 		func(ctx context.Context, who string, in *struct {
 			Key  string `path:"key" doc:"name of the setting"`
 			Body api.SettingRequest
-		}) (api.Setting, error) {
+		},
+		) (api.Setting, error) {
 			return s.cfg.Settings.Set(ctx, who, in.Key, in.Body.Value)
 		})
 	route(s, "GET", "/v1/config-document", "export-config", "Settings and declared machines as one YAML document",

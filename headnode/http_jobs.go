@@ -39,7 +39,8 @@ func (s *httpServer) routeJobs() {
 			Name  string `query:"name"`
 			Page  string `query:"page" doc:"next of the page before"`
 			Limit int    `query:"limit" doc:"most jobs on a page, up to 1000"`
-		}) (api.List[api.Job], error) {
+		},
+		) (api.List[api.Job], error) {
 			states, err := parseStates(in.State)
 			if err != nil {
 				return api.List[api.Job]{}, err
@@ -74,7 +75,8 @@ func (s *httpServer) routeJobs() {
 		func(ctx context.Context, in *struct {
 			ID   uint64 `path:"id" doc:"number of the job"`
 			Body api.SignalRequest
-		}) (empty, error) {
+		},
+		) (empty, error) {
 			v, err := js.Get(ctx, in.ID)
 			if err != nil {
 				return empty{}, err

@@ -22,7 +22,8 @@ func (s *httpServer) routeNodes() {
 	route(s, "GET", "/v1/nodes", "list-nodes", "List machines and nodes",
 		func(ctx context.Context, in *struct {
 			On string `query:"on" doc:"host list; absent: all"`
-		}) (api.List[api.Node], error) {
+		},
+		) (api.List[api.Node], error) {
 			rev := s.cfg.Events.Revision()
 			if in.On == "" {
 				return listOf(n.List(), rev), nil
@@ -61,14 +62,16 @@ func (s *httpServer) routeNodes() {
 		func(ctx context.Context, who string, in *struct {
 			Ref  string `path:"ref" doc:"name, id, MAC or fingerprint of a machine"`
 			Body api.RenameRequest
-		}) (api.Node, error) {
+		},
+		) (api.Node, error) {
 			return n.Rename(ctx, who, in.Ref, in.Body.Name)
 		})
 	admin(s, "POST", "/v1/nodes/{ref}/admin", "set-node-admin", "change the state of nodes",
 		func(ctx context.Context, who string, in *struct {
 			Ref  string `path:"ref" doc:"name, id, MAC or fingerprint of a machine"`
 			Body api.AdminRequest
-		}) (api.Node, error) {
+		},
+		) (api.Node, error) {
 			return n.SetAdmin(ctx, who, in.Ref, in.Body.Admin)
 		})
 	admin(s, "POST", "/v1/nodes/{ref}/reboot", "reboot-node", "reboot nodes",

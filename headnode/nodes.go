@@ -120,8 +120,10 @@ type Nodes struct {
 	interval time.Duration
 }
 
-var _ nodeAdmin = (*Nodes)(nil)
-var _ fleet = (*Nodes)(nil)
+var (
+	_ nodeAdmin = (*Nodes)(nil)
+	_ fleet     = (*Nodes)(nil)
+)
 
 // newNodes reads the records.
 func newNodes(cfg nodesConfig) (*Nodes, error) {

@@ -84,9 +84,12 @@ func TestShownState(t *testing.T) {
 		link  api.LinkState
 		want  api.NodeState
 	}{
-		{api.AdminReady, api.LinkUp, api.NodeReady}, {api.AdminReady, api.LinkLate, api.NodeLate},
-		{api.AdminDraining, api.LinkLate, api.NodeDraining}, {api.AdminPaused, api.LinkUp, api.NodePaused},
-		{api.AdminPaused, api.LinkUnreachable, api.NodeUnreachable}, {api.AdminDraining, api.LinkBooting, api.NodeBooting},
+		{api.AdminReady, api.LinkUp, api.NodeReady},
+		{api.AdminReady, api.LinkLate, api.NodeLate},
+		{api.AdminDraining, api.LinkLate, api.NodeDraining},
+		{api.AdminPaused, api.LinkUp, api.NodePaused},
+		{api.AdminPaused, api.LinkUnreachable, api.NodeUnreachable},
+		{api.AdminDraining, api.LinkBooting, api.NodeBooting},
 	} {
 		if got := shownState(c.admin, c.link); got != c.want {
 			t.Errorf("shownState(%s, %s) = %s, want %s", c.admin, c.link, got, c.want)
@@ -137,8 +140,13 @@ func TestDecideBoot(t *testing.T) {
 		firmware, image string
 		want            bool
 	}{
-		{"", "amd64", true}, {"amd64", "amd64", true}, {"i386", "amd64", true}, {"arm64", "amd64", false},
-		{"amd64", "arm64", false}, {"i386", "arm64", false}, {"odd", "amd64", true},
+		{"", "amd64", true},
+		{"amd64", "amd64", true},
+		{"i386", "amd64", true},
+		{"arm64", "amd64", false},
+		{"amd64", "arm64", false},
+		{"i386", "arm64", false},
+		{"odd", "amd64", true},
 	} {
 		if got := archFits(c.firmware, c.image); got != c.want {
 			t.Errorf("archFits(%s, %s) = %v, want %v", c.firmware, c.image, got, c.want)

@@ -334,7 +334,8 @@ func (d *demo) runJobs(ctx context.Context) error {
 		{"muster run sh -c 'exit 7'; echo $?", "", []string{"sh", "-c", "exit 7"}, 7},
 		{
 			"muster run --send ./bin/demo-prime -- ./bin/demo-prime 2000000", "",
-			[]string{"--send", "./bin/demo-prime", "--", "./bin/demo-prime", "2000000"}, 0,
+			[]string{"--send", "./bin/demo-prime", "--", "./bin/demo-prime", "2000000"},
+			0,
 		},
 	}
 	for _, j := range jobs {

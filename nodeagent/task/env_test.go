@@ -24,15 +24,18 @@ func TestEnvironment(t *testing.T) {
 			append([]string{"PATH=" + basePath, "HOME=" + work, "TMPDIR=/tmp"}, ours...),
 		},
 		"folders that are here": {
-			[]string{"HOME=/home/alice", "LANG=C", "TMPDIR=/scratch", "PATH=/opt/bin:/bin"}, dirs("/home/alice", "/scratch"),
+			[]string{"HOME=/home/alice", "LANG=C", "TMPDIR=/scratch", "PATH=/opt/bin:/bin"},
+			dirs("/home/alice", "/scratch"),
 			append([]string{"HOME=/home/alice", "LANG=C", "TMPDIR=/scratch", "PATH=/opt/bin:/bin:/bbin:/usr/bin:/sbin:/usr/sbin"}, ours...),
 		},
 		"folders that are not": {
-			[]string{"HOME=/home/alice", "TMPDIR=/scratch", "PWD=/elsewhere", "MUSTER_JOB=1"}, dirs(),
+			[]string{"HOME=/home/alice", "TMPDIR=/scratch", "PWD=/elsewhere", "MUSTER_JOB=1"},
+			dirs(),
 			append([]string{"PATH=" + basePath, "HOME=" + work, "TMPDIR=/tmp"}, ours...),
 		},
 		"what is no variable": {
-			[]string{"=x", "novalue", "A==", "A=b=c"}, dirs(),
+			[]string{"=x", "novalue", "A==", "A=b=c"},
+			dirs(),
 			append([]string{"A==", "A=b=c", "PATH=" + basePath, "HOME=" + work, "TMPDIR=/tmp"}, ours...),
 		},
 	} {
