@@ -401,7 +401,7 @@ func (a *Agents) Request(ctx context.Context, key, verb string, body []byte) ([]
 	m, err := a.conn.RequestWithContext(ctx, api.SubjectNode+key+"."+verb, body)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		return nil, errors.New("its agent is not connected")
+		return nil, fmt.Errorf("its agent is not connected: %w", errNotDelivered)
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("no answer within %v", requestTime)
 	case err != nil:

@@ -138,12 +138,18 @@ func (e *testPeer) dial(p *port, violations chan<- error, more ...nats.Option) (
 	return nats.Connect("tls://"+p.addr, opts...)
 }
 
+// connect connects as an agent does: a connection in favor of which an earlier
+// one was ended is refused until the head has noticed that end.
 func (e *testPeer) connect(p *port) *nats.Conn {
 	e.t.Helper()
-	c, err := e.dial(p, make(chan error, 16))
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	var c *nats.Conn
+	eventually(e.t, "the peer is let in", func() bool {
+		var err error
+		if c, err = e.dial(p, make(chan error, 16)); err != nil && !errors.Is(err, nats.ErrAuthorization) {
+			e.t.Fatal(err)
+		}
+		return err == nil
+	})
 	e.t.Cleanup(c.Close)
 	return c
 }
@@ -300,8 +306,11 @@ func TestAgentLife(t *testing.T) {
 	eventually(t, "a kernel line is kept", func() bool { l, err := p.nodes.KernelLog("n1"); return err == nil && len(l) == 1 })
 
 	// What goes down.
-	if _, err := p.nodes.Request(context.Background(), "n1", api.VerbStart, []byte("{}")); api.CodeOf(err) != api.CodeUnreachable {
-		t.Errorf("request to an agent that does not listen = %v", err)
+	for node, code := range map[string]api.Code{"n1": api.CodeUnreachable, "n2": api.CodeNotFound} {
+		_, err := p.nodes.Request(context.Background(), node, api.VerbStart, []byte("{}"))
+		if api.CodeOf(err) != code || !errors.Is(err, errNotDelivered) {
+			t.Errorf("request to %s, which does not listen = %v", node, err)
+		}
 	}
 	sub, err := c.Subscribe(api.SubjectNode+e.key+".*", func(m *nats.Msg) { m.Respond([]byte(`{"offset":9}`)) })
 	if err != nil {

@@ -286,7 +286,6 @@ type fakeTask struct {
 	out   []api.Frame // not acknowledged
 	next  int64       // offset of the next output
 	acked int64
-	sent  int64
 	in    []byte // taken, not read
 	taken int64
 	eof   bool

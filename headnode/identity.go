@@ -52,15 +52,6 @@ func OpenIdentity(dir string) (*Identity, error) {
 	return newIdentity(key)
 }
 
-// NewIdentity makes a key that is kept nowhere.
-func NewIdentity() (*Identity, error) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making the head's key: %w", err)
-	}
-	return newIdentity(key)
-}
-
 // TLS is the configuration of a listener that shows this identity.
 func (i *Identity) TLS() *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{i.Cert}, MinVersion: tls.VersionTLS13}

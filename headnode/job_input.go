@@ -3,7 +3,6 @@ package headnode
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -276,18 +275,4 @@ func (js *jobs) sendInput(ctx context.Context, j *job, ref api.TaskRef) {
 			return
 		}
 	}
-}
-
-// inputOf finds the relay of a job that reads input.
-func (js *jobs) inputOf(id uint64) (*relay, error) {
-	js.mu.Lock()
-	defer js.mu.Unlock()
-	j := js.jobs[id]
-	if j == nil {
-		return nil, noJob(id)
-	}
-	if j.relay == nil {
-		return nil, &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("job %d reads no input", id)}
-	}
-	return j.relay, nil
 }

@@ -49,7 +49,6 @@ type task struct {
 	used    int64 // MiB of memory by the last report
 	missing int   // reports of its node in a row that did not have it
 	sent    bool  // a start may have reached the node
-	heard   time.Time
 }
 
 // active tells whether the task takes cores of its node.

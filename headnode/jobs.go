@@ -333,7 +333,7 @@ func (js *jobs) unbook(k logKey, j *job, t *task) {
 
 // errNotDelivered may be wrapped by what fleet.Request returns: the message
 // surely did not reach the node.
-var errNotDelivered = errors.New("nobody at the node takes messages")
+var errNotDelivered = errors.New("nothing was sent")
 
 // rollBack forgets a job whose submission could not be recorded.
 func (js *jobs) rollBack(j *job) {

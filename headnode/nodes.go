@@ -35,7 +35,8 @@ type agentWire interface {
 	Kick(key string)
 	// Connected tells whether an agent is connected now.
 	Connected(key string) bool
-	// Request asks an agent for something and returns the reply's body.
+	// Request asks an agent for something and returns the reply's body. An
+	// error wraps errNotDelivered when the agent surely did not get it.
 	Request(ctx context.Context, key, verb string, body []byte) ([]byte, error)
 }
 
@@ -384,17 +385,24 @@ func (n *Nodes) Request(ctx context.Context, node, verb string, body []byte) ([]
 	}
 	n.mu.Unlock()
 	if m == nil {
-		return nil, noMachine(node)
+		return nil, &requestError{noMachine(node), errNotDelivered}
 	}
 	if key == "" {
-		return nil, &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("node %s was not heard yet", node)}
+		return nil, &requestError{&api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("node %s was not heard yet", node)}, errNotDelivered}
 	}
 	reply, err := n.wire.Request(ctx, key, verb, body)
 	if err != nil {
-		return nil, &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("node %s does not answer: %v", node, err), Hint: "see muster node show " + node}
+		return nil, &requestError{&api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("node %s does not answer: %v", node, err), Hint: "see muster node show " + node}, err}
 	}
 	return reply, nil
 }
+
+// requestError is what people read of a request that was not answered, and
+// why that was.
+type requestError struct{ said, why error }
+
+func (e *requestError) Error() string   { return e.said.Error() }
+func (e *requestError) Unwrap() []error { return []error{e.said, e.why} }
 
 // Trouble says why a node is not heard, "" when it is.
 func (n *Nodes) Trouble(node string) string {

@@ -110,12 +110,3 @@ func (p *proxy) cut() {
 	}
 	p.conns = map[net.Conn]bool{}
 }
-
-func (p *proxy) setDown(down bool) {
-	p.mu.Lock()
-	p.down = down
-	p.mu.Unlock()
-	if down {
-		p.cut()
-	}
-}

@@ -123,26 +123,6 @@ func choose(c Choice, name string, named, force bool, others []netip.Addr) (Mode
 	}
 }
 
-// Candidates lists the interfaces that could be served when none is named:
-// those that are up, can broadcast and have an IPv4 address.
-func Candidates() ([]string, error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("listing interfaces: %w", err)
-	}
-	var names []string
-	for _, ifi := range all {
-		const want = net.FlagUp | net.FlagBroadcast
-		if ifi.Flags&want != want || ifi.Flags&net.FlagLoopback != 0 || len(ifi.HardwareAddr) != len(MAC{}) {
-			continue
-		}
-		if _, err := prefixOf(ifi.Name); err == nil {
-			names = append(names, ifi.Name)
-		}
-	}
-	return names, nil
-}
-
 // prefixOf is the first IPv4 address of an interface.
 func prefixOf(name string) (netip.Prefix, error) {
 	ifi, err := net.InterfaceByName(name)

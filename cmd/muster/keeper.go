@@ -191,10 +191,15 @@ func runChild(ctx context.Context, opts headOptions, spec childSpec, serving fun
 		return errors.Join(fmt.Errorf("telling process %s what to do: %w", spec.name, err), cmd.Wait())
 	}
 	configW.Close()
+	told := make(chan struct{})
 	go func() {
+		defer close(told)
 		if line, err := bufio.NewReader(readyR).ReadString('\n'); err == nil && line == "ready\n" {
 			serving()
 		}
 	}()
-	return cmd.Wait()
+	err = cmd.Wait()
+	readyR.Close()
+	<-told // so that serving is not called after this
+	return err
 }

@@ -99,7 +99,8 @@ func (r *remote) dismiss() {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(writeTimeout))
-	if _, err := conn.Write(api.AppendFrame(nil, api.Frame{Type: frameForget})); err == nil {
+	_, err = conn.Write(api.AppendFrame(nil, api.Frame{Type: frameForget}))
+	if err == nil {
 		_, err = io.Copy(io.Discard, conn) // until it has ended
 	}
 	if err != nil {
