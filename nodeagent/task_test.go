@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -160,7 +161,7 @@ func TestTaskOutcome(t *testing.T) {
 		{"own session", shell(0, "cut -d' ' -f6 /proc/self/stat | grep -qx $$ && echo yes"), outcome{State: finished, Stdout: "yes\n"}},
 		{"where it stands", shell(0, "echo $MUSTER_TASK $MUSTER_TASKS $MUSTER_NODE"), outcome{State: finished, Stdout: "0 3 n1\n"}},
 		{"working directory", shell(0, `test "$PWD" = "$HOME" && test -w . && stat -c %a .`), outcome{State: finished, Stdout: "700\n"}},
-		{"cannot read the agent's key", shell(0, "cat ../../../key"), outcome{State: failed, Code: 1, Stderr: "cat: ../../../key: Permission denied\n"}},
+		{"cannot read the agent's key", shell(0, "cat ../../../key"), outcome{State: failed, Code: 1, Stderr: "cat: ../../../key: No such file or directory\n"}},
 		{"cannot reach shims", shell(0, "ls .. >/dev/null && cat ../spec.json"), outcome{State: failed, Code: 2, Stderr: "ls: cannot open directory '..': Permission denied\n"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -200,6 +201,40 @@ func TestTaskOfRootHasNoRights(t *testing.T) {
 	want := outcome{State: api.JobFinished, Stdout: "0\n0000000000000000\nno mount\nno host name\n"}
 	if diff := cmp.Diff(want, n.outcome(n.begin(c))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Root owns the node's files, so a task of root is kept from them by what it
+// sees and by read-only mounts.
+func TestTaskOfRootSeesAndChangesNothing(t *testing.T) {
+	n := newNode(t, nil)
+	run := n.agent.cfg.RunDir
+	if _, err := os.Stat(filepath.Join(run, "key")); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct{ name, script, want string }{
+		{"the agent's folder", "ls -A " + run, "tasks\n"},
+		{"the agent's key", "cat " + run + "/key 2>/dev/null || echo no", "no\n"},
+		{"other tasks", "ls " + run + "/tasks", "3-0-1\n"},
+		{"its own orders", "cat ../spec.json 2>/dev/null || echo no", "no\n"},
+		{"the node's files", "echo x 2>/dev/null >/etc/passwd || echo no; echo x 2>/dev/null >/new || echo no", "no\nno\n"},
+		{"the kernel's settings", "echo /x 2>/dev/null >/proc/sys/kernel/core_pattern || echo no", "no\n"},
+		{"groups", "mkdir " + stdcmp.Or(n.agent.cfg.CgroupRoot, "/sys/fs/cgroup") + "/x 2>/dev/null || echo no", "no\n"},
+		{"devices", "ls -A /dev | tr '\\n' ' '", "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero "},
+		{"a device of its own", "mknod x b 8 0 2>/dev/null || echo no", "no\n"},
+		{"what it may write to", "for f in ./a /tmp/a /run/a /dev/shm/a /dev/null; do echo x >$f && echo yes; done", "yes\nyes\nyes\nyes\nyes\n"},
+		{"back to writable", "mount -o remount,rw / 2>/dev/null || echo no; umount " + run + " 2>/dev/null || echo no; umount /run 2>/dev/null || echo no", "no\nno\nno\n"},
+		{"memory runs out", "cat /proc/self/oom_score_adj", "0\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			start := shell(uint64(i+1), c.script)
+			start.Owner = api.Owner{User: "root"}
+			ref := n.begin(start)
+			if got := n.outcome(ref).Stdout; got != c.want {
+				t.Errorf("%s: got %q, want %q", c.script, got, c.want)
+			}
+			n.forget(ref)
+		})
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"muster/api"
 	"muster/nodeagent"
 	"muster/nodeagent/boot"
+	"muster/nodeagent/task"
 )
 
 // headPort is where a head listens for agents, see docs/ports.md.
@@ -49,6 +50,7 @@ func agentMain(args []string, stderr io.Writer) error {
 			*cgroups = "/sys/fs/cgroup"
 		}
 	}
+	task.Protect()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 

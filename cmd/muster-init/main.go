@@ -1,6 +1,6 @@
 // Command muster-init is the first process of a task's pid namespace.
 //
-// It gives the task its host name, /proc and private temporary folders, gives
+// It gives the task its host name and its file tree (mounts.go), gives
 // up every right that the task's user does not have, starts the program in a
 // session of its own, passes signals on to the program's process group,
 // reaps what is orphaned, and ends when the program does; the kernel

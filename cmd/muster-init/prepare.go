@@ -29,39 +29,22 @@ func prepare(c config) error {
 	if err := syscall.Sethostname([]byte(c.host)); err != nil {
 		return errors.New("setting host name " + c.host + ": " + err.Error())
 	}
-	if err := mounts(c.tmpfs); err != nil {
-		return err
-	}
 	limits()
-	// An agent may be better protected from a full memory than its tasks.
+	// Agent and shim are better protected from a full memory than their tasks.
 	if fd, err := syscall.Open("/proc/self/oom_score_adj", syscall.O_WRONLY|syscall.O_CLOEXEC, 0); err == nil {
 		syscall.Write(fd, []byte("0"))
 		syscall.Close(fd)
 	}
-	if err := become(c); err != nil {
+	syscall.Umask(0)
+	if err := mounts(c.tmpfs, c.dir); err != nil {
 		return err
 	}
 	syscall.Umask(0o022)
+	if err := become(c); err != nil {
+		return err
+	}
 	if err := syscall.Chdir(c.dir); err != nil {
 		return errors.New("entering working directory " + c.dir + ": " + err.Error())
-	}
-	return nil
-}
-
-// mounts makes /proc show this namespace's processes, and temporary folders
-// that no other task sees.
-func mounts(tmpfs []string) error {
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return errors.New("making mounts private: " + err.Error())
-	}
-	const safe = syscall.MS_NOSUID | syscall.MS_NODEV
-	if err := syscall.Mount("proc", "/proc", "proc", safe|syscall.MS_NOEXEC, ""); err != nil {
-		return errors.New("mounting /proc: " + err.Error())
-	}
-	for _, dir := range tmpfs {
-		if err := syscall.Mount("tmpfs", dir, "tmpfs", safe, "mode=1777"); err != nil {
-			return errors.New("mounting private " + dir + ": " + err.Error())
-		}
 	}
 	return nil
 }

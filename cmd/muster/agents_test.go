@@ -79,7 +79,6 @@ func (c *cluster) newAgent() *agent {
 	netnstest.Veth(c.t, netnstest.End{Name: fmt.Sprintf("mh%d", c.next), Bridge: c.bridge},
 		netnstest.End{NS: a.ns, Name: a.link, Addrs: netnstest.Addr(a.addr + "/24")})
 	// Tasks run as their user and have to pass, so this is not t.TempDir.
-	// It is below /tmp so that tasks see the /tmp of the test.
 	var err error
 	if a.dir, err = os.MkdirTemp("/tmp", "muster-agent-"); err != nil {
 		c.t.Fatal(err)
@@ -91,7 +90,7 @@ func (c *cluster) newAgent() *agent {
 			c.t.Logf("the log of the agent %s:\n%s", a.addr, lastLines(string(raw), 40))
 		}
 	})
-	if err := os.Chmod(a.dir, 0o755); err != nil {
+	if err := errors.Join(os.Chmod(a.dir, 0o755), os.Mkdir(a.gatesDir(), 0o755)); err != nil {
 		c.t.Fatal(err)
 	}
 	for _, name := range []string{"muster-agent", "muster-init"} {
@@ -115,9 +114,11 @@ func (a *agent) start(args ...string) {
 	}
 	defer log.Close()
 	// The agent finds its network cards in /sys, which is that of the
-	// namespace it was mounted in.
+	// namespace it was mounted in. Of the agent's folder tasks see nothing, so
+	// that of the gates is shown elsewhere.
 	all := []string{
-		"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && exec "$@"`, "sh", filepath.Join(a.dir, "muster-agent"),
+		"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && mount --bind "$1" "$2" && shift 2 && exec "$@"`,
+		"sh", a.gatesDir(), gatesSeen, filepath.Join(a.dir, "muster-agent"),
 		"agent", "-head", headAddr, "-run", a.dir, "-init", filepath.Join(a.dir, "muster-init"),
 	}
 	a.cmd = a.ns.Command(a.t.Context(), a.t, func(cmd *exec.Cmd) { cmd.Stdout, cmd.Stderr = log, log },

@@ -159,18 +159,24 @@ func (r *programRun) wait(t testing.TB, most time.Duration) {
 
 // gates are named pipes by which a job and its test wait for each other.
 type gates struct {
-	t   testing.TB
-	dir string
+	t    testing.TB
+	dir  string
+	seen string // dir, as tasks see it
 }
+
+// gatesSeen is where tasks see an agent's gatesDir.
+const gatesSeen = "/mnt"
+
+func (a *agent) gatesDir() string { return filepath.Join(a.dir, "gates") }
 
 // newGates makes the pipes in a folder that tasks see too.
 func (a *agent) newGates() gates {
 	a.c.t.Helper()
-	dir, err := os.MkdirTemp(a.dir, "gates-")
+	dir, err := os.MkdirTemp(a.gatesDir(), "")
 	if err != nil {
 		a.c.t.Fatal(err)
 	}
-	g := gates{a.c.t, dir}
+	g := gates{a.c.t, dir, filepath.Join(gatesSeen, filepath.Base(dir))}
 	for _, name := range []string{"half", "go", "end"} {
 		if err := syscall.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
 			a.c.t.Fatal(err)
@@ -202,7 +208,7 @@ func (g gates) let(name string) { g.open(name, os.O_WRONLY) }
 func (g gates) open(name string, how int) {
 	g.t.Helper()
 	done := make(chan error, 1)
-	path := filepath.Join(g.dir, name)
+	path := filepath.Join(g.seen, name)
 	go func() {
 		f, err := os.OpenFile(path, how, 0)
 		if err == nil {
@@ -266,7 +272,7 @@ func TestOutputOutlives(t *testing.T) {
 	t.Run("its client", func(t *testing.T) {
 		c.during(t)
 		g := a.newGates()
-		first := c.program(nil, newReceived(), &bytes.Buffer{}, "run", "sh", "-c", gatedJob, "sh", g.dir)
+		first := c.program(nil, newReceived(), &bytes.Buffer{}, "run", "sh", "-c", gatedJob, "sh", g.seen)
 		g.passed("half")
 		id := c.latestJob()
 		if err := first.cmd.Process.Kill(); err != nil {
@@ -290,7 +296,7 @@ func TestOutputOutlives(t *testing.T) {
 		g := a.newGates()
 		out := newReceived()
 		var errOut bytes.Buffer
-		run := c.program(nil, out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
+		run := c.program(nil, out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.seen)
 		g.passed("half")
 		a.kill()
 		g.let("go")
@@ -317,7 +323,7 @@ func TestOutputOutlives(t *testing.T) {
 		c.during(t)
 		g := a.newGates()
 		var errOut bytes.Buffer
-		run := c.program(nil, newReceived(), &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
+		run := c.program(nil, newReceived(), &errOut, "run", "sh", "-c", gatedJob, "sh", g.seen)
 		g.passed("half")
 		a.endTasks()
 		run.wait(t, jobTime)
@@ -338,7 +344,7 @@ func TestOutputOutlivesHead(t *testing.T) {
 	g := a.newGates()
 	out := newReceived()
 	var errOut bytes.Buffer
-	run := c.program(nil, out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.dir)
+	run := c.program(nil, out, &errOut, "run", "sh", "-c", gatedJob, "sh", g.seen)
 	g.passed("half")
 	id := c.latestJob()
 	c.stopHead(os.Kill)

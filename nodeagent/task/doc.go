@@ -26,6 +26,9 @@
 //	log        what the shim said on standard error
 //	work       the task's working directory, 0700, the user's
 //
+// A task sees nothing of it but work: the init mounts an empty folder over RUN,
+// or over the /run or /tmp that it is in, and work back into it.
+//
 // A directory without a live shim and without started is started (again);
 // one with started lost its shim: what is left of it is killed, and it failed.
 //

@@ -66,15 +66,17 @@ func searchPath(given string) string {
 	return strings.Join(have, ":")
 }
 
-// privateFolders are the folders that a task sees as its own: those that exist
-// here and do not hold its working directory.
-func privateFolders(work string, isDir func(string) bool) []string {
+// privateFolders are the folders that a task sees as its own, empty but for
+// its working directory: those that exist here. The agent's own folder is one
+// of them or in one of them.
+func privateFolders(agent string, isDir func(string) bool) []string {
 	var out []string
-	for _, dir := range []string{"/tmp", "/var/tmp", "/dev/shm"} {
-		if rel, err := filepath.Rel(dir, work); err == nil && filepath.IsLocal(rel) {
-			continue
-		}
-		if isDir(dir) {
+	for _, dir := range []string{"/run", "/tmp", "/var/tmp", agent} {
+		within := slices.ContainsFunc(out, func(o string) bool {
+			rel, err := filepath.Rel(o, dir)
+			return err == nil && filepath.IsLocal(rel)
+		})
+		if !within && isDir(dir) {
 			out = append(out, dir)
 		}
 	}

@@ -50,16 +50,16 @@ func TestEnvironment(t *testing.T) {
 
 func TestPrivateFolders(t *testing.T) {
 	all := func(string) bool { return true }
-	for work, want := range map[string][]string{
-		"/run/muster/tasks/1-0-1/work": {"/tmp", "/var/tmp", "/dev/shm"},
-		"/tmp/x/work":                  {"/var/tmp", "/dev/shm"},
-		"/tmpfs/work":                  {"/tmp", "/var/tmp", "/dev/shm"},
+	for agent, want := range map[string][]string{
+		"/run/muster":   {"/run", "/tmp", "/var/tmp"},
+		"/tmp/x":        {"/run", "/tmp", "/var/tmp"},
+		"/tmpfs/muster": {"/run", "/tmp", "/var/tmp", "/tmpfs/muster"},
 	} {
-		if diff := cmp.Diff(want, privateFolders(work, all)); diff != "" {
-			t.Errorf("working in %s: %s", work, diff)
+		if diff := cmp.Diff(want, privateFolders(agent, all)); diff != "" {
+			t.Errorf("agent in %s: %s", agent, diff)
 		}
 	}
-	if got := privateFolders("/work", func(s string) bool { return s == "/tmp" }); len(got) != 1 {
+	if got := privateFolders("/agent", func(s string) bool { return s == "/tmp" }); len(got) != 1 {
 		t.Errorf("folders that are not here: %v", got)
 	}
 }

@@ -176,7 +176,9 @@ func endOf(last initReport, ws syscall.WaitStatus) api.TaskEvent {
 func (s *shim) startInit(p *pipes) (*os.Process, error) {
 	t := s.spec.Start
 	work := filepath.Join(s.dir, dirWork)
-	orders, err := initConfig(t, work, environment(t, work, isRealDir), privateFolders(work, isRealDir))
+	// RUN/tasks/JOB-INDEX-EPOCH: the agent's key is in RUN.
+	agent := filepath.Dir(filepath.Dir(s.dir))
+	orders, err := initConfig(t, work, environment(t, work, isRealDir), privateFolders(agent, isRealDir))
 	if err != nil {
 		return nil, err
 	}

@@ -66,8 +66,7 @@ func Shim(dir string) error {
 		return err
 	}
 	unix.CloseOnExec(fdLock)
-	// When memory runs out it is the task that ends, not who can say so.
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0) // takes a right that only root has
+	Protect()
 	agent, err := fileConn(fdAgent)
 	if err != nil {
 		return fmt.Errorf("starting shim: descriptor %d is no socket: %w; shims are started by the agent", fdAgent, err)
