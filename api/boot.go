@@ -50,7 +50,7 @@ type BootQuery struct {
 	Arch   string `json:"arch,omitempty" doc:"amd64, arm64 or what the firmware called itself"`
 	Client string `json:"client,omitempty" doc:"bios, uefi, http or ipxe"`
 	// OwnsLAN tells whether muster's DHCP gives out the addresses here;
-	// enrolment is open by default where it does.
+	// enrollment is open by default where it does.
 	OwnsLAN bool `json:"owns_lan"`
 }
 

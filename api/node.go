@@ -12,7 +12,7 @@ type NodeState string
 
 // The states that are shown.
 const (
-	NodeUnanswered  NodeState = "unanswered" // asked by network while enrolment was closed
+	NodeUnanswered  NodeState = "unanswered" // asked by network while enrollment was closed
 	NodeBooting     NodeState = "booting"
 	NodePending     NodeState = "pending"
 	NodeRejected    NodeState = "rejected"
@@ -143,7 +143,7 @@ type Enrollment struct {
 	Policy string    `json:"policy" doc:"why: opened by a person, or the default of this kind of network"`
 }
 
-// EnrollmentRequest opens or closes enrolment.
+// EnrollmentRequest opens or closes enrollment.
 type EnrollmentRequest struct {
 	Open    bool `json:"open"`
 	ForSecs int  `json:"for_seconds,omitempty" doc:"close again after this time; 0: stay"`

@@ -106,8 +106,8 @@ func adviceFor(log []api.BootEvent, now time.Time) string {
 		return stoppedAt(since, "after it was offered an address", dhcpAdvice(last))
 	case api.StageLoader:
 		return stoppedAt(since, "with the boot program loaded, before it asked for the script",
-			"Secure Boot may refuse the program (the next try gets a signed one), or its network card has no driver in it: "+
-				"let it boot once more, try the other firmware mode, or boot from a stick")
+			"Secure Boot refused the program, or the program has no driver for the network card: "+
+				"switch Secure Boot off in the firmware's setup, or try its other mode (UEFI or legacy BIOS)")
 	case api.StageScript:
 		return stoppedAt(since, "with the boot script, before it fetched the kernel",
 			"the bulk port of the head (7480/tcp) may be blocked: look at the firewall between the machine and the head")

@@ -295,8 +295,8 @@ func TestSettings(t *testing.T) {
 		t.Errorf("Set = %+v, %v", s, err)
 	}
 	c = open()
-	if c.value("rejoin") != "approve" || c.value("oversubscribe") != "off" {
-		t.Errorf("values = %s, %s", c.value("rejoin"), c.value("oversubscribe"))
+	if c.value("rejoin") != "approve" {
+		t.Errorf("rejoin = %s, want approve", c.value("rejoin"))
 	}
 	if _, err := c.Set(ctx, "root", "rejoin", "maybe"); api.CodeOf(err) != api.CodeInvalid || !strings.Contains(err.Error(), "auto, address, approve") {
 		t.Errorf("a wrong value = %v, want the choices", err)
@@ -315,7 +315,6 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `settings:
-  oversubscribe: "off"
   rejoin: approve
 machines:
 - name: n1

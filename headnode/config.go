@@ -22,10 +22,6 @@ import (
 func knownSettings() []api.Setting {
 	return []api.Setting{
 		{
-			Key: "oversubscribe", Default: "off", Choices: []string{"off", "on"},
-			Doc: "on: tasks take no core unless they ask for one, and nodes run as many as come",
-		},
-		{
 			Key: "rejoin", Default: "auto", Choices: []string{"auto", "address", "approve"},
 			Doc: "how a machine known by its address alone is let in again: address (at once, when the one before is silent), " +
 				"approve (by a person), auto (address where muster gives out the addresses, else approve)",
@@ -201,7 +197,7 @@ func (c *Settings) Import(ctx context.Context, actor string, doc []byte) error {
 	var in configFile
 	dec := yaml.NewDecoder(bytes.NewReader(doc), yaml.Strict())
 	if err := dec.Decode(&in); err != nil && !errors.Is(err, io.EOF) {
-		return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("reading configuration: %s", yaml.FormatError(err, false, true)), Hint: "muster config export shows the form"}
+		return &api.Error{Code: api.CodeInvalid, Msg: "reading configuration: " + yamlErrorText(err), Hint: "muster config export shows the form"}
 	}
 	for i, m := range in.Machines {
 		if _, err := declaredRecord(m.request()); err != nil {
@@ -220,6 +216,16 @@ func (c *Settings) Import(ctx context.Context, actor string, doc []byte) error {
 		}
 	}
 	return nil
+}
+
+// yamlErrorText is what is wrong with a YAML text and where, in one line.
+func yamlErrorText(err error) string {
+	var at yaml.Error
+	if !errors.As(err, &at) || at.GetToken() == nil {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		return cleanText(first)
+	}
+	return fmt.Sprintf("line %d: %s", at.GetToken().Position.Line, cleanText(at.GetMessage()))
 }
 
 // exported are the nodes and declared machines, by name.

@@ -14,12 +14,12 @@ import (
 	"muster/headnode/store"
 )
 
-// kindSetting are the records of settings, of enrolment among them.
+// kindSetting are the records of settings, of enrollment among them.
 const kindSetting = "setting"
 
 const enrollID = "enrollment"
 
-// enrollRecord is what a person said of enrolment.
+// enrollRecord is what a person said of enrollment.
 type enrollRecord struct {
 	Schema int       `json:"schema"`
 	Open   bool      `json:"open"`
@@ -40,14 +40,14 @@ type Enroll struct {
 	write sync.Mutex // through a Set, taken before mu
 }
 
-var _ enrolment = (*Enroll)(nil)
+var _ enrollment = (*Enroll)(nil)
 
 func newEnroll(s store.Interface, now clock, owns func() []string) (*Enroll, error) {
 	e := &Enroll{store: s, now: now, owns: owns}
 	if r, ok := s.Get(kindSetting, enrollID); ok {
 		e.said = &enrollRecord{}
 		if err := json.Unmarshal(r.Data, e.said); err != nil {
-			return nil, fmt.Errorf("reading record of enrolment: %w", err)
+			return nil, fmt.Errorf("reading record of enrollment: %w", err)
 		}
 	}
 	return e, nil
@@ -63,7 +63,7 @@ func (e *Enroll) holds() *enrollRecord {
 	return e.said
 }
 
-// Get implements enrolment.
+// Get implements enrollment.
 func (e *Enroll) Get() api.Enrollment {
 	if said := e.holds(); said != nil {
 		verb := "closed"
@@ -73,9 +73,9 @@ func (e *Enroll) Get() api.Enrollment {
 		return api.Enrollment{Open: said.Open, Until: said.Until, Policy: verb + " by " + said.By}
 	}
 	if owned := e.owns(); len(owned) > 0 {
-		return api.Enrollment{Open: true, Policy: "open: muster gives out the addresses on " + strings.Join(owned, ", ")}
+		return api.Enrollment{Open: true, Policy: "muster gives out the addresses on " + strings.Join(owned, ", ")}
 	}
-	return api.Enrollment{Policy: "closed: muster does not give out the addresses here"}
+	return api.Enrollment{Policy: "muster does not give out the addresses here"}
 }
 
 // openFor tells whether an unknown machine is answered on a network.
@@ -86,10 +86,10 @@ func (e *Enroll) openFor(ownsLAN bool) bool {
 	return ownsLAN
 }
 
-// Set implements enrolment.
+// Set implements enrollment.
 func (e *Enroll) Set(ctx context.Context, actor string, req api.EnrollmentRequest) (api.Enrollment, error) {
 	if req.ForSecs < 0 || req.ForSecs > 366*24*3600 {
-		return api.Enrollment{}, &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("%d seconds are no time to open for", req.ForSecs), Hint: "muster enroll open 30m"}
+		return api.Enrollment{}, &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("%d seconds are no time to open for", req.ForSecs), Hint: "as in: muster enroll open 30m"}
 	}
 	said := &enrollRecord{Schema: 1, Open: req.Open, By: actor}
 	if req.ForSecs > 0 {
@@ -113,7 +113,7 @@ func (e *Enroll) Set(ctx context.Context, actor string, req api.EnrollmentReques
 // bootView is what a boot is decided by.
 type bootView struct {
 	state api.NodeState // of the machine that asks, "" for an unknown one
-	open  bool          // enrolment
+	open  bool          // enrollment
 	mac   string
 }
 
@@ -128,7 +128,7 @@ func decideBoot(v bootView) (answer bool, reason string) {
 	case v.open:
 		return true, ""
 	}
-	return false, "enrolment is closed; take it with: muster node add " + v.mac + ", or muster enroll open 30m"
+	return false, "enrollment is closed; take it with: muster node add " + v.mac + ", or muster enroll open 30m"
 }
 
 // bootState is the state in which a machine that boots is known, with its

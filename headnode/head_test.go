@@ -272,7 +272,7 @@ func TestBoot(t *testing.T) {
 	if d := h.BootDecision(q); d.Answer || !strings.Contains(d.Reason, "muster node add "+mac1) {
 		t.Errorf("an unknown machine beside another server = %+v", d)
 	}
-	h.ObserveBoot(api.BootEvent{MAC: mac1, Stage: api.StageRefused, Detail: "enrolment is closed", Client: "bios"})
+	h.ObserveBoot(api.BootEvent{MAC: mac1, Stage: api.StageRefused, Detail: "enrollment is closed", Client: "bios"})
 	if v, err := h.Nodes.Find(mac1); err != nil || v.State != api.NodeUnanswered {
 		t.Errorf("Find = %+v, %v, want unanswered", v, err)
 	}

@@ -34,7 +34,7 @@ type httpConfig struct {
 	Nodes    nodeAdmin
 	Images   imageStore
 	Settings settings
-	Enroll   enrolment
+	Enroll   enrollment
 	Boot     bootDesk
 	Events   eventSource
 	// Status fills in what the node side knows; jobs are counted here.

@@ -21,7 +21,7 @@ func (s *httpServer) routeCluster() {
 
 	route(s, "GET", "/v1/enrollment", "get-enrollment", "Whether unknown machines are answered",
 		func(ctx context.Context, _ *struct{}) (api.Enrollment, error) { return s.cfg.Enroll.Get(), nil })
-	admin(s, "PUT", "/v1/enrollment", "set-enrollment", "open or close enrolment",
+	admin(s, "PUT", "/v1/enrollment", "set-enrollment", "open or close enrollment",
 		func(ctx context.Context, who string, in *struct{ Body api.EnrollmentRequest }) (api.Enrollment, error) {
 			return s.cfg.Enroll.Set(ctx, who, in.Body)
 		})

@@ -157,6 +157,9 @@ func (j *job) end(i int, ev api.TaskEvent, written int64) bool {
 		j.run(i, ev.Time)
 	}
 	t.phase, t.ended, t.total = phaseEnding, ev.Time, max(ev.Output, 0)
+	if t.ended.Before(t.started) {
+		t.ended = t.started // the start may be of the head's clock, the end is of the node's
+	}
 	t.exit, t.signal, t.err = ev.ExitCode, ev.Signal, ev.Error
 	if t.signal != 0 && t.exit == 0 {
 		t.exit = 128 + t.signal

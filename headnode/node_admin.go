@@ -80,7 +80,7 @@ func (n *Nodes) notFound(ref string) error {
 		}
 	}
 	if near := nearest(ref, names); near != "" {
-		return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("no machine or node is called %s", cleanText(ref)), Hint: fmt.Sprintf("the nearest name is %s", near)}
+		return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("no machine or node is called %s", cleanText(ref)), Hint: fmt.Sprintf("the nearest name is %s; see: muster node list", near)}
 	}
 	return noMachine(ref)
 }

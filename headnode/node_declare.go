@@ -63,7 +63,7 @@ func (n *Nodes) Declare(ctx context.Context, actor string, req api.DeclareReques
 func declaredRecord(req api.DeclareRequest) (machineRecord, error) {
 	var rec machineRecord
 	fail := func(format string, args ...any) (machineRecord, error) {
-		return rec, &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf(format, args...), Hint: "muster node add 52:54:00:12:34:56 --name n1"}
+		return rec, &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf(format, args...), Hint: "as in: muster node add 52:54:00:12:34:56 --name n7"}
 	}
 	if req.MAC != "" {
 		mac, ok := normalMAC(req.MAC)
@@ -105,7 +105,7 @@ func (n *Nodes) declarable(rec machineRecord) (*machine, error) {
 		same := sameAddress(m.Hardware, rec.Hardware)
 		switch {
 		case same && (m.isNode() || m.State == api.NodeDeclared):
-			return nil, &api.Error{Code: api.CodeExists, Msg: fmt.Sprintf("this machine is known as %s", what), Hint: "muster node show " + what}
+			return nil, &api.Error{Code: api.CodeExists, Msg: fmt.Sprintf("this machine is known as %s", what), Hint: "see: muster node show " + what}
 		case same && m.State == api.NodeRejected:
 			return nil, &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("machine %s was rejected", what), Hint: "muster node remove " + what + " forgets that"}
 		case rec.Name != "" && m.Name == rec.Name:

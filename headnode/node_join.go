@@ -89,7 +89,7 @@ func (n *Nodes) Join(ctx context.Context, key, ip string, withRights bool, req a
 	n.mu.Unlock()
 
 	if news {
-		n.bootStage(m, api.StageAgent, "agent "+req.Software.Agent)
+		n.bootStage(m, api.StageAgent, req.Software.Kernel)
 	}
 	switch {
 	case d.bind:
@@ -378,7 +378,7 @@ func (n *Nodes) replyTo(m *machine, state api.JoinState, reconnect bool) api.Joi
 		r.Name, r.Reconnect = m.Name, reconnect
 		m.interval = n.interval
 	case api.JoinPending:
-		r.Message = "waits for approval; on the head: muster node approve " + m.mac()
+		r.Message = "waits for approval"
 		if m.waitWhy != "" {
 			r.Message += " (" + m.waitWhy + ")"
 		}

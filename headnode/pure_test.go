@@ -130,7 +130,7 @@ func TestDecideBoot(t *testing.T) {
 		"declared, closed": {bootView{state: api.NodeDeclared}, true, ""},
 		"rejected, open":   {bootView{state: api.NodeRejected, open: true, mac: mac1}, false, "an administrator rejected it; muster node remove " + mac1 + " forgets that"},
 		"unknown, open":    {bootView{open: true}, true, ""},
-		"unknown, closed":  {bootView{mac: mac1}, false, "enrolment is closed; take it with: muster node add " + mac1 + ", or muster enroll open 30m"},
+		"unknown, closed":  {bootView{mac: mac1}, false, "enrollment is closed; take it with: muster node add " + mac1 + ", or muster enroll open 30m"},
 	} {
 		if answer, reason := decideBoot(c.v); answer != c.answer || reason != c.reason {
 			t.Errorf("%s: decideBoot = %v, %q, want %v, %q", name, answer, reason, c.answer, c.reason)

@@ -228,7 +228,7 @@ type (
 	}
 	fakeImages   struct{ imageStore }
 	fakeSettings struct{ settings }
-	fakeEnroll   struct{ enrolment }
+	fakeEnroll   struct{ enrollment }
 	fakeBoot     struct{ bootDesk }
 )
 

@@ -63,8 +63,8 @@ type settings interface {
 	Import(ctx context.Context, actor string, doc []byte) error
 }
 
-// enrolment is *Enroll.
-type enrolment interface {
+// enrollment is *Enroll.
+type enrollment interface {
 	Get() api.Enrollment
 	Set(ctx context.Context, actor string, req api.EnrollmentRequest) (api.Enrollment, error)
 }

@@ -24,11 +24,15 @@ func TestReason(t *testing.T) {
 		want string
 	}{
 		{nil, ""},
-		{dial(syscall.ENETUNREACH), "there is no way to h:1: dial tcp: connect: network is unreachable; check cable, address and muster.head"},
-		{dial(syscall.EHOSTUNREACH), "there is no way to h:1: dial tcp: connect: no route to host; check cable, address and muster.head"},
+		{dial(syscall.ENETUNREACH), "there is no way to h:1 (network is unreachable); check cable, address and muster.head"},
+		{dial(syscall.EHOSTUNREACH), "there is no way to h:1 (no route to host); check cable, address and muster.head"},
 		{dial(syscall.ECONNREFUSED), "h:1 refuses connections; is muster head running there?"},
 		{fmt.Errorf("asking: %w", context.DeadlineExceeded), "h:1 does not answer; check muster.head and the firewall of the head"},
 		{nats.ErrTimeout, "h:1 does not answer; check muster.head and the firewall of the head"},
+		{nats.ErrNoServers, "h:1 refuses connections; is muster head running there?"},
+		{nats.ErrStaleConnection, "h:1 ended the connection; it is tried again"},
+		{nats.ErrNoResponders, "h:1 does not answer requests to join yet; is muster head starting there?"},
+		{errors.New("nats: something new"), "something new"},
 		{nats.ErrNoInfoReceived, "h:1 does not speak as a head does; check the port in muster.head"},
 		{errors.New("nats: Authorization Violation"), "the head refused this machine's key: it was rejected or removed, or another agent uses the same key"},
 		{&pinError{want: strings.Repeat("a", 64), got: strings.Repeat("b", 64)}, "the head's key bbbbbbbbbbbbbbbb... is not the pinned aaaaaaaaaaaaaaaa...; boot an image of this head, or check muster.head and muster.pin"},

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -221,16 +223,29 @@ func reason(head string, err error) string {
 		return "the head refused this machine's key: it was rejected or removed, or another agent uses the same key"
 	case errors.As(err, &dns):
 		return fmt.Sprintf("the name of the head %s is not known here; give its address", head)
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, nats.ErrNoServers): // which is how nats.go says the same
 		return fmt.Sprintf("%s refuses connections; is muster head running there?", head)
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return fmt.Sprintf("there is no way to %s: %v; check cable, address and muster.head", head, err)
+		return fmt.Sprintf("there is no way to %s (%v); check cable, address and muster.head", head, systemText(err))
 	case errors.Is(err, nats.ErrNoInfoReceived), errors.Is(err, nats.ErrSecureConnWanted):
 		return fmt.Sprintf("%s does not speak as a head does; check the port in muster.head", head)
+	case errors.Is(err, nats.ErrStaleConnection), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, io.EOF):
+		return fmt.Sprintf("%s ended the connection; it is tried again", head)
+	case errors.Is(err, nats.ErrNoResponders):
+		return fmt.Sprintf("%s does not answer requests to join yet; is muster head starting there?", head)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, nats.ErrTimeout):
 		return fmt.Sprintf("%s does not answer; check muster.head and the firewall of the head", head)
 	}
-	return err.Error()
+	return strings.TrimPrefix(err.Error(), "nats: ")
+}
+
+// systemText is what the operating system said of a network call.
+func systemText(err error) error {
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		return call.Err
+	}
+	return err
 }
 
 // worker is what runs while the machine is approved.

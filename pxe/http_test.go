@@ -194,7 +194,7 @@ func TestHTTPScripts(t *testing.T) {
 	}{
 		"boots":    {answer(Boot{Kernel: "/k", Initramfs: "/i", Cmdline: "x"}, nil), []string{"kernel --name k http://127.0.0.1:7480/k?mac=52-54-00-12-34-56&stage=kernel initrd=i BOOTIF=01-52-54-00-12-34-56 x", "boot || goto retry"}, "script"},
 		"waits":    {answer(Boot{Wait: 5 * time.Second}, nil), []string{"sleep 5\n", "chain --replace http://127.0.0.1/boot.ipxe?mac=52-54-00-12-34-56&arch=amd64&uuid=aabbccdd-0000-1111-2222-333344445555 || goto retry"}, "script"},
-		"refused":  {answer(Boot{Refused: "enrolment is closed"}, nil), []string{"echo muster: not admitted: enrolment is closed", "sleep 30\n"}, "refused"},
+		"refused":  {answer(Boot{Refused: "enrollment is closed"}, nil), []string{"echo muster: not admitted: enrollment is closed", "sleep 30\n"}, "refused"},
 		"no head":  {answer(Boot{}, errors.New("down")), []string{"the head does not answer yet", "sleep 3\n"}, ""},
 		"no image": {answer(Boot{}, nil), []string{"names no kernel", "sleep 30\n"}, ""},
 	}

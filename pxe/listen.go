@@ -95,9 +95,9 @@ func portError(what, addr string, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		_, port, _ := net.SplitHostPort(addr)
-		return fmt.Errorf("listening on %s for %s: another program has that port (see: ss -lnptu | grep ':%s '): %w", addr, what, port, err)
+		return fmt.Errorf("port %s is taken, which %s needs: another program listens there; see which with: ss -lnptu | grep ':%s ' (%w)", port, what, port, unix.EADDRINUSE)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("listening on %s for %s: this takes root: %w", addr, what, err)
+		return fmt.Errorf("listening on port %s for %s takes root (%w); run muster head with sudo", strings.TrimPrefix(addr, ":"), what, unix.EACCES)
 	}
 	return fmt.Errorf("listening on %s for %s: %w", addr, what, err)
 }

@@ -352,7 +352,7 @@ func TestRefusedMachines(t *testing.T) {
 	var seen lockedRecorder
 	l.full(t, func(c *Config) {
 		c.Observer = &seen
-		c.Booter = decider(func(Machine) (Boot, error) { return Boot{Refused: "enrolment is closed"}, nil })
+		c.Booter = decider(func(Machine) (Boot, error) { return Boot{Refused: "enrollment is closed"}, nil })
 	})
 	conn := l.raw(t)
 	for range 3 {

@@ -96,7 +96,7 @@ func (c *Client) Enrollment(ctx context.Context) (api.Enrollment, error) {
 	return get[api.Enrollment](c, ctx, "/v1/enrollment", nil)
 }
 
-// SetEnrollment opens or closes enrolment.
+// SetEnrollment opens or closes enrollment.
 func (c *Client) SetEnrollment(ctx context.Context, req api.EnrollmentRequest) (api.Enrollment, error) {
 	return send[api.Enrollment](c, ctx, http.MethodPut, "/v1/enrollment", req)
 }

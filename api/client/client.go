@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -108,7 +109,12 @@ func (c *Client) unreachable(err error) error {
 	if errors.As(err, &op) {
 		err = op
 	}
-	return &noAnswer{dial: op != nil && op.Op == "dial", err: &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("the head at %s does not answer: %v", c.addr, err), Hint: "see whether it runs: systemctl status muster-head, or start it with: muster head"}}
+	text := err.Error()
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		text = call.Err.Error() // c.addr says where
+	}
+	return &noAnswer{dial: op != nil && op.Op == "dial", err: &api.Error{Code: api.CodeUnreachable, Msg: fmt.Sprintf("the head at %s does not answer: %s", c.addr, text), Hint: "see whether it runs: systemctl status muster-head, or start it with: muster head"}}
 }
 
 // noAnswer is an *api.Error of code unreachable.

@@ -36,6 +36,9 @@ func runBoot(ctx context.Context, env childEnv) error {
 	ifaces, err := pxe.Detect(ctx, pxe.DetectConfig{
 		Sockets: sockets, Choice: pxe.Choice(o.DHCP), Named: o.Interfaces, Force: o.DHCPForce, Log: env.log,
 	})
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,9 +20,10 @@ func newBootCommand(at *headFlag) *cobra.Command {
 	}
 	var asJSON bool
 	log := &cobra.Command{
-		Use:   "log MACHINE",
-		Short: "Show the timeline of a machine's latest boots",
-		Args:  cobra.ExactArgs(1),
+		Use:     "log MACHINE",
+		Short:   "Show the timeline of a machine's latest boots",
+		Example: "  muster boot log n7\n  muster boot log 52:54:00:12:34:56",
+		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			l, err := call.client.BootLog(cmd.Context(), args[0])
 			if err != nil {
@@ -79,5 +81,5 @@ func bootText(e api.BootEvent) string {
 		}
 		text += ")"
 	}
-	return text
+	return strings.TrimRight(text, " ")
 }

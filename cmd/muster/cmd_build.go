@@ -37,10 +37,12 @@ func newBuildCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build DEFINITION",
 		Short: "Build an image: kernel, initramfs and network boot programs",
-		Long: `Build an image from a definition: a YAML file, or the name of one that muster brings (` + strings.Join(images.Shipped(), ", ") + `).
-The output folder gets the kernel, the initramfs, the network boot programs, the lock that pins every
-package, and manifest.json. The same lock gives the same bytes, whoever builds it and where; the time
-of all files is that of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
+		Long: `Build an image from a definition: a YAML file, or the name of one that muster
+brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the initramfs,
+the network boot programs, the lock that pins every package, and manifest.json.
+The same lock gives the same bytes, whoever builds it and where; the time of all
+files is that of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other
+programs.`,
 		Example: `  muster build compute
   muster build ./mine.yaml --output mine
   muster build compute --update        # with the newest packages`,
@@ -50,17 +52,22 @@ of all files is that of the lock, or SOURCE_DATE_EPOCH. It takes neither root no
 			r.name, r.stdout, r.stderr = args[0], cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return buildImage(cmd.Context(), r)
 		},
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
 			return images.Shipped(), cobra.ShellCompDirectiveDefault
 		},
 	}
 	f := c.Flags()
-	f.StringVarP(&r.output, "output", "o", "", "folder to write to (default: the definition's name)")
-	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "folder of fetched packages (default: muster in the user's cache folder)")
+	f.StringVarP(&r.output, "output", "o", "", "`folder` to write to (default: the definition's name)")
+	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "`folder` of fetched packages (default: muster in the user's cache folder)")
 	f.BoolVar(&r.update, "update", false, "take the newest packages and write a new lock")
 	f.BoolVar(&r.fast, "fast", false, "compress less: a second sooner, a tenth larger")
 	f.BoolVar(&r.asJSON, "json", false, "print the manifest")
 	f.BoolVarP(&r.verbose, "verbose", "v", false, "log every step")
+	_ = c.RegisterFlagCompletionFunc("output", folders)
+	_ = c.RegisterFlagCompletionFunc("cache", folders)
 	return c
 }
 
@@ -190,7 +197,7 @@ func (p *progress) show(e builder.Event) {
 }
 
 func (p *progress) line(text string, done bool) {
-	text = strings.TrimRight(cut(text, tableWidth-1), " ")
+	text = strings.TrimRight(cut(text, textWidth-1), " ")
 	switch {
 	case !p.terminal:
 		fmt.Fprintln(p.w, text)

@@ -17,9 +17,10 @@ func newConfigCommand(at *headFlag) *cobra.Command {
 	}
 	var asJSON bool
 	list := &cobra.Command{
-		Use:   "list",
-		Short: "List all settings",
-		Args:  cobra.NoArgs,
+		Use:     "list",
+		Short:   "List all settings",
+		Example: "  muster config list",
+		Args:    cobra.NoArgs,
 		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
 			l, err := call.client.Settings(cmd.Context())
 			if err != nil {
@@ -28,7 +29,7 @@ func newConfigCommand(at *headFlag) *cobra.Command {
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), l)
 			}
-			t := table{head: []string{"KEY", "VALUE", "MEANING"}}
+			t := table{head: []string{"KEY", "VALUE", "MEANING"}, wrap: true}
 			for _, s := range l.Items {
 				t.add(s.Key, s.Value, s.Doc)
 			}
@@ -38,9 +39,10 @@ func newConfigCommand(at *headFlag) *cobra.Command {
 	list.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	c.AddCommand(list,
 		&cobra.Command{
-			Use:   "get KEY",
-			Short: "Print one setting",
-			Args:  cobra.ExactArgs(1),
+			Use:     "get KEY",
+			Short:   "Print one setting",
+			Example: "  muster config get rejoin",
+			Args:    cobra.ExactArgs(1),
 			RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 				s, err := call.client.Setting(cmd.Context(), args[0])
 				if err != nil {
@@ -49,20 +51,24 @@ func newConfigCommand(at *headFlag) *cobra.Command {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), s.Value)
 				return err
 			}),
+			ValidArgsFunction: at.completeSettings,
 		},
 		&cobra.Command{
-			Use:   "set KEY VALUE",
-			Short: "Change one setting",
-			Args:  cobra.ExactArgs(2),
+			Use:     "set KEY VALUE",
+			Short:   "Change one setting",
+			Example: "  muster config set rejoin approve",
+			Args:    cobra.ExactArgs(2),
 			RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 				_, err := call.client.SetSetting(cmd.Context(), args[0], args[1])
 				return err
 			}),
+			ValidArgsFunction: at.completeSettings,
 		},
 		&cobra.Command{
-			Use:   "export",
-			Short: "Print all settings as YAML",
-			Args:  cobra.NoArgs,
+			Use:     "export",
+			Short:   "Print all settings and known machines as YAML",
+			Example: "  muster config export > cluster.yaml",
+			Args:    cobra.NoArgs,
 			RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
 				text, err := call.client.ExportConfig(cmd.Context())
 				if err != nil {
@@ -73,9 +79,10 @@ func newConfigCommand(at *headFlag) *cobra.Command {
 			}),
 		},
 		&cobra.Command{
-			Use:   "import [FILE]",
-			Short: "Read settings as YAML from a file or standard input",
-			Args:  cobra.MaximumNArgs(1),
+			Use:     "import [FILE]",
+			Short:   "Read settings and machines as YAML from a file or standard input",
+			Example: "  muster config import cluster.yaml",
+			Args:    cobra.MaximumNArgs(1),
 			RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 				in := cmd.InOrStdin()
 				if len(args) == 1 && args[0] != "-" {

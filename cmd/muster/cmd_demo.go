@@ -33,13 +33,15 @@ func newDemoCommand() *cobra.Command {
 	var image, keep string
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "See it all on this machine: an image, a head, two diskless virtual machines, jobs",
-		Long: `Build the image compute-vm, start a head in a network namespace of its own, boot two virtual machines without
-a disk over that network, one with BIOS and one with UEFI firmware, approve them and run jobs. Nothing of
-this machine's network changes, and nothing stays but the build folder. QEMU emulates the machines where
-the processor cannot run them itself, so a boot takes half a minute.
+		Short: "See it all here: an image, a head, two virtual machines, jobs",
+		Long: `Build the image compute-vm, start a head in a network namespace of its own, boot
+two virtual machines without a disk over that network, one with BIOS and one
+with UEFI firmware, approve them and run jobs. Nothing of this machine's network
+changes, and nothing stays but the build folder. QEMU emulates the machines
+where the processor cannot run them itself, so a boot takes half a minute.
 
 On a terminal the cluster stays up until Ctrl-C.`,
+		Example: "  muster demo\n  muster demo --keep=no --dir /tmp/demo",
 		GroupID: "start",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,10 +56,10 @@ On a terminal the cluster stays up until Ctrl-C.`,
 			return runDemo(cmd, o, image)
 		},
 	}
-	c.Flags().StringVar(&o.Dir, "dir", filepath.Join("build", "demo"), "folder for everything that the demo writes")
-	c.Flags().StringVar(&image, "image", "", "folder of an image to use (default: build compute-vm)")
-	c.Flags().StringVar(&keep, "keep", "auto", "yes or no: keep the cluster up until Ctrl-C (auto: on a terminal)")
-	c.Flags().IntVar(&o.MemMiB, "mem", o.MemMiB, "memory of each virtual machine in MiB")
+	c.Flags().StringVar(&o.Dir, "dir", filepath.Join("build", "demo"), "`folder` for everything that the demo writes")
+	c.Flags().StringVar(&image, "image", "", "`folder` of an image to use (default: build compute-vm)")
+	c.Flags().StringVar(&keep, "keep", "auto", "`auto|yes|no`: keep the cluster up until Ctrl-C; auto: on a terminal")
+	c.Flags().IntVar(&o.MemMiB, "mem", o.MemMiB, "memory of each virtual machine, in `MiB`")
 	return c
 }
 

@@ -12,18 +12,20 @@ import (
 func newEnrollCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "enroll",
-		Short:   "Say whether unknown machines are answered when they boot from the network",
+		Short:   "Say whether unknown machines are answered when they boot",
 		GroupID: "admin",
-		Long: `Enrolment decides about boot answers only. It is open where muster gives out the
-addresses, and closed beside another DHCP server, so that an office machine that happens to
-boot from the network is left alone. A machine that was booted must still be approved.`,
+		Long: `Enrollment decides about boot answers only. It is open where muster gives out
+the addresses, and closed beside another DHCP server, so that an office machine
+that happens to boot from the network is left alone. A machine that was booted
+must still be approved.`,
 		Example: "  muster enroll open 30m\n  muster enroll status",
 	}
 	var asJSON bool
 	status := &cobra.Command{
-		Use:   "status",
-		Short: "Show whether enrolment is open",
-		Args:  cobra.NoArgs,
+		Use:     "status",
+		Short:   "Show whether enrollment is open",
+		Example: "  muster enroll status",
+		Args:    cobra.NoArgs,
 		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
 			e, err := call.client.Enrollment(cmd.Context())
 			if err != nil {
@@ -39,9 +41,10 @@ boot from the network is left alone. A machine that was booted must still be app
 	status.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	c.AddCommand(
 		&cobra.Command{
-			Use:   "open [DURATION]",
-			Short: "Answer unknown machines, for a time if one is given (30m, 2h)",
-			Args:  cobra.MaximumNArgs(1),
+			Use:     "open [DURATION]",
+			Short:   "Answer unknown machines, for a time if one is given (30m, 2h)",
+			Example: "  muster enroll open 30m",
+			Args:    cobra.MaximumNArgs(1),
 			RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 				req := api.EnrollmentRequest{Open: true}
 				if len(args) == 1 {
@@ -55,9 +58,10 @@ boot from the network is left alone. A machine that was booted must still be app
 			}),
 		},
 		&cobra.Command{
-			Use:   "close",
-			Short: "Leave unknown machines alone",
-			Args:  cobra.NoArgs,
+			Use:     "close",
+			Short:   "Leave unknown machines alone",
+			Example: "  muster enroll close",
+			Args:    cobra.NoArgs,
 			RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
 				return setEnrollment(cmd, call, api.EnrollmentRequest{})
 			}),
@@ -76,13 +80,17 @@ func setEnrollment(cmd *cobra.Command, call *caller, req api.EnrollmentRequest) 
 	return err
 }
 
-// enrollmentText says what enrolment is, in one line.
+// enrollmentText says what enrollment is, in one line.
 func enrollmentText(e api.Enrollment, now time.Time) string {
-	text := "enrolment is closed: unknown machines are not answered"
+	text := "enrollment is closed: unknown machines are not answered"
 	if e.Open {
-		text = "enrolment is open: unknown machines are booted and wait for approval"
+		text = "enrollment is open: unknown machines are booted and wait for approval"
 		if !e.Until.IsZero() {
-			text += fmt.Sprintf(", for another %s", span(e.Until.Sub(now)))
+			left := e.Until.Sub(now)
+			if left > time.Minute {
+				left = left.Round(time.Minute)
+			}
+			text += fmt.Sprintf(", for another %s", span(left))
 		}
 	}
 	if e.Policy != "" {

@@ -53,13 +53,14 @@ func newHeadCommand() *cobra.Command {
 	var noTFTP, noRA string
 	c := &cobra.Command{
 		Use:   "head",
-		Short: "Run the head of a cluster: boot machines, let them join, give them jobs",
-		Long: `Run the head of a cluster. It boots machines on the interfaces that are named, answers their agents,
-and takes jobs from users of this machine. Ctrl-C ends it; machines and their tasks go on and come
-back when it is started again.
+		Short: "Run the head: boot machines, let them join, give them jobs",
+		Long: `Run the head of a cluster. It boots machines on the interfaces that are named,
+answers their agents, and takes jobs from users of this machine. Ctrl-C ends it;
+machines and their tasks go on and come back when it is started again.
 
-With --dhcp=auto the head first asks whether another DHCP server is on the network. If so it adds
-only the boot answers (proxyDHCP); if not, it gives out the addresses itself.`,
+With --dhcp=auto the head first asks whether another DHCP server is on the
+network. If so it adds only the boot answers (proxyDHCP); if not, it gives out
+the addresses itself.`,
 		Example: `  muster build compute
   sudo muster head --interface eth1 --image compute
   sudo muster head install --interface eth1        # as a service`,
@@ -73,20 +74,27 @@ only the boot answers (proxyDHCP); if not, it gives out the addresses itself.`,
 		},
 	}
 	f := c.PersistentFlags()
-	f.StringArrayVarP(&o.Interfaces, "interface", "i", envList("MUSTER_INTERFACE"), "network interface on which machines boot (repeat for more)")
-	f.StringVar(&o.DHCP, "dhcp", envOr("MUSTER_DHCP", "auto"), "auto, full, proxy or off")
+	f.StringArrayVarP(&o.Interfaces, "interface", "i", envList("MUSTER_INTERFACE"), "network interface with this `name`: machines boot on it (repeat for more)")
+	f.StringVar(&o.DHCP, "dhcp", envOr("MUSTER_DHCP", "auto"), "`mode`: auto, full, proxy or off")
 	f.BoolVar(&o.DHCPForce, "dhcp-force", false, "give out addresses even beside another DHCP server")
-	f.StringVar(&noTFTP, "tftp", "on", "on or off: send boot programs by TFTP")
-	f.StringVar(&noRA, "ra", "on", "on or off: answer router solicitations, which spares iPXE 16 seconds")
-	f.StringArrayVar(&o.Images, "image", nil, "folder of an image to publish at start (repeat for more; the first is the default)")
-	f.StringVar(&o.State, "state", os.Getenv("MUSTER_STATE"), "folder of all state (default "+systemState+", or below your home without root)")
-	f.IntVar(&o.HTTPPort, "http-port", 80, "port of boot scripts and boot programs")
-	f.IntVar(&o.FilesPort, "files-port", 7480, "port of kernels and initramfs")
-	f.IntVar(&o.AgentsPort, "agents-port", 7421, "port of agents")
-	f.IntVar(&o.APIPort, "api-port", 7443, "port of the users' API by HTTPS; 0: only the Unix socket")
+	f.StringVar(&noTFTP, "tftp", "on", "`on|off`: send boot programs by TFTP")
+	f.StringVar(&noRA, "ra", "on", "`on|off`: answer router solicitations, which spares iPXE 16 seconds")
+	f.StringArrayVar(&o.Images, "image", nil, "`folder` of an image to publish at start (repeat for more; the first is the default)")
+	f.StringVar(&o.State, "state", os.Getenv("MUSTER_STATE"), "`folder` of all state (default "+systemState+", or below your home without root)")
+	f.IntVar(&o.HTTPPort, "http-port", 80, "`port` of boot scripts and boot programs")
+	f.IntVar(&o.FilesPort, "files-port", 7480, "`port` of kernels and initramfs")
+	f.IntVar(&o.AgentsPort, "agents-port", 7421, "`port` of agents")
+	f.IntVar(&o.APIPort, "api-port", 7443, "`port` of the users' API by HTTPS; 0: only the Unix socket")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "log every packet and request")
 	f.BoolVar(&o.NoSync, "no-sync", false, "do not wait for the disk: a power cut loses what was acknowledged (for tests)")
 	f.Lookup("no-sync").Hidden = true
+	for name, complete := range map[string]cobra.CompletionFunc{
+		"interface": cobra.FixedCompletions(interfaceNames(), cobra.ShellCompDirectiveNoFileComp),
+		"dhcp":      words("auto", "full", "proxy", "off"), "tftp": words("on", "off"), "ra": words("on", "off"),
+		"image": folders, "state": folders,
+	} {
+		_ = c.RegisterFlagCompletionFunc(name, complete)
+	}
 	c.AddCommand(newHeadInstallCommand(&o), newHeadUninstallCommand())
 	return c
 }
@@ -129,6 +137,9 @@ func (o *headOptions) complete(tftp, ra string) error {
 			return usagef("--%s=%d: ports go from 1 to 65535", flag, p)
 		}
 	}
+	if o.APIPort < 0 || o.APIPort > 65535 {
+		return usagef("--api-port=%d: ports go from 1 to 65535, and 0 is none", o.APIPort)
+	}
 	for _, name := range o.Interfaces {
 		if _, err := net.InterfaceByName(name); err != nil {
 			return usagef("--interface %s: there is no such interface; this machine has %s", name, strings.Join(interfaceNames(), ", "))
@@ -152,7 +163,9 @@ func (o *headOptions) complete(tftp, ra string) error {
 		o.Socket = client.SystemSocket
 	}
 	for i, dir := range o.Images {
-		if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err != nil {
+		// A head that has images goes on with them, see runHead.
+		_, first := os.Stat(filepath.Join(o.State, "images", "names.json"))
+		if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err != nil && first != nil {
 			return usagef("--image %s is no image: %w; build one with: muster build compute --output %s", dir, err, dir)
 		}
 		if o.Images[i], err = filepath.Abs(dir); err != nil {
@@ -200,11 +213,20 @@ func runHead(ctx context.Context, o headOptions, stdout, stderr io.Writer) error
 	if cred == nil && os.Geteuid() == 0 {
 		log.Info("there is no user muster: the head's processes stay root without capabilities; muster head install makes the user")
 	}
+	if o.DHCP == "auto" && len(o.Interfaces) > 0 {
+		fmt.Fprintf(stdout, "looking for other DHCP servers on %s\n", strings.Join(o.Interfaces, ", "))
+	}
 	return keep(ctx, o, specs, log, func() error {
-		if err := publishAtStart(ctx, o, stdout); err != nil {
-			return err
+		// A head that has images serves them although a folder that was named
+		// is gone, as after a clean-up between two starts of the service.
+		err := publishAtStart(ctx, o, stdout)
+		if err != nil {
+			fmt.Fprintf(stderr, "muster: error: publishing at start: %v; the head goes on with the images that it has\n", err)
 		}
-		return writeBanner(ctx, o, stdout)
+		if err := writeBanner(ctx, o, stdout); err != nil && ctx.Err() == nil {
+			fmt.Fprintf(stderr, "muster: error: %v\n", err)
+		}
+		return nil
 	})
 }
 
@@ -247,7 +269,7 @@ func prepareState(o headOptions, cred *syscall.Credential) error {
 	}
 	for _, d := range dirs {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
-			return fmt.Errorf("making the state folder: %w; name another with --state", err)
+			return fmt.Errorf("making the folder %s: %w; name another with --state", d.path, cause(err))
 		}
 		if err := os.Chmod(d.path, d.mode); err != nil {
 			return fmt.Errorf("setting the rights of the state folder: %w", err)
@@ -331,6 +353,9 @@ func openSockets(ctx context.Context, o headOptions, cred *syscall.Credential) (
 		cfg.TFTP = ":69"
 	}
 	s, err := pxe.Listen(ctx, cfg)
+	if errors.Is(err, syscall.EADDRINUSE) && strings.Contains(err.Error(), fmt.Sprintf("port %d ", o.HTTPPort)) {
+		return files, portError("http", o.HTTPPort, syscall.EADDRINUSE)
+	}
 	if err != nil {
 		return files, err
 	}
@@ -345,12 +370,18 @@ func openSockets(ctx context.Context, o headOptions, cred *syscall.Credential) (
 	return files, nil
 }
 
+// takenError says that a port is taken; it is EADDRINUSE.
+type takenError struct{ text string }
+
+func (e takenError) Error() string { return e.text }
+func (e takenError) Unwrap() error { return syscall.EADDRINUSE }
+
 func portError(what string, port int, err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("port %d is taken: another head or program listens there (ss -ltnp shows which); choose another with --%s-port: %w",
-			port, strings.TrimSuffix(what, "-tls"), err)
+		return takenError{fmt.Sprintf("port %d is taken: another head or program listens there (ss -ltnp shows which); choose another with --%s-port",
+			port, strings.TrimSuffix(what, "-tls"))}
 	}
-	return fmt.Errorf("listening on port %d: %w", port, err)
+	return fmt.Errorf("listening on port %d: %w", port, cause(err))
 }
 
 // listenUnix opens a Unix socket at path in place of one that nobody listens
@@ -358,14 +389,14 @@ func portError(what string, port int, err error) error {
 func listenUnix(path string, mode os.FileMode, cred *syscall.Credential) (*os.File, error) {
 	if c, err := net.Dial("unix", path); err == nil {
 		c.Close()
-		return nil, fmt.Errorf("%w: it answers on %s", errHeadRuns, path)
+		return nil, fmt.Errorf("%w (it answers on %s); end it first, or name another folder with --state", errHeadRuns, path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("replacing the socket of an earlier head: %w", err)
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the socket %s: %w", path, err)
+		return nil, fmt.Errorf("opening the socket %s: %w", path, cause(err))
 	}
 	ul := l.(*net.UnixListener)
 	ul.SetUnlinkOnClose(false)

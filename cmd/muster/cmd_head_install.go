@@ -20,9 +20,10 @@ func newHeadInstallCommand(o *headOptions) *cobra.Command {
 	var dryRun bool
 	c := &cobra.Command{
 		Use:   "install",
-		Short: "Run the head as a service of systemd, from now on and at every boot",
-		Long: `Make the user muster that the head's processes run as and the group muster-admin of those who may
-operate the cluster, write ` + unitPath + ` with the flags given here, and start it.`,
+		Short: "Run the head as a service of systemd, now and at every boot",
+		Long: `Make the user muster that the head's processes run as and the group muster-admin
+of those who may operate the cluster, write
+` + unitPath + ` with the flags given here, and start it.`,
 		Example: "  sudo muster head install --interface eth1 --image compute",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,9 +67,10 @@ operate the cluster, write ` + unitPath + ` with the flags given here, and start
 
 func newHeadUninstallCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "uninstall",
-		Short: "Stop the service and remove it; the state folder stays",
-		Args:  cobra.NoArgs,
+		Use:     "uninstall",
+		Short:   "Stop the service and remove it; the state folder stays",
+		Example: "  sudo muster head uninstall",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
 				return errors.New("removing a service takes root: run it with sudo")

@@ -31,6 +31,7 @@ func newImageListCommand(at *headFlag) *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List published images",
+		Example: "  muster image list",
 		Args:    cobra.NoArgs,
 		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
 			list, err := call.client.Images(cmd.Context())
@@ -62,9 +63,10 @@ func newImageListCommand(at *headFlag) *cobra.Command {
 func newImagePublishCommand(at *headFlag) *cobra.Command {
 	var makeDefault bool
 	c := &cobra.Command{
-		Use:   "publish DIR",
-		Short: "Give an image that was built to the head, for machines to boot",
-		Args:  cobra.ExactArgs(1),
+		Use:     "publish DIR",
+		Short:   "Give an image that was built to the head, for machines to boot",
+		Example: "  muster image publish compute --default",
+		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			var def *bool
 			if cmd.Flags().Changed("default") {
@@ -78,7 +80,8 @@ func newImagePublishCommand(at *headFlag) *cobra.Command {
 			return err
 		}),
 	}
-	c.Flags().BoolVar(&makeDefault, "default", false, "machines without an image of their own boot it (default: if it is the first)")
+	c.ValidArgsFunction = folders
+	c.Flags().BoolVar(&makeDefault, "default", false, "machines boot it unless they have an image of their own (default: if it is the first)")
 	return c
 }
 
@@ -87,7 +90,7 @@ func newImagePublishCommand(at *headFlag) *cobra.Command {
 func publish(ctx context.Context, c *client.Client, dir string, makeDefault *bool) (api.Image, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
 	if err != nil {
-		return api.Image{}, usagef("%s is no image: %w; build one with: muster build", dir, err)
+		return api.Image{}, usagef("%s is no image: reading its manifest.json: %w; build one with: muster build compute", dir, cause(err))
 	}
 	m, err := images.ParseManifest(filepath.Join(dir, "manifest.json"), raw)
 	if err != nil {

@@ -30,6 +30,7 @@ func newJobListCommand(at *headFlag) *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List jobs: those that wait or run, then the latest that ended",
+		Example: "  muster job list\n  muster job list --all --json",
 		Args:    cobra.NoArgs,
 		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
 			list, err := call.client.Jobs(cmd.Context(), all)
@@ -96,9 +97,10 @@ func jobText(j api.Job) string {
 func newJobShowCommand(at *headFlag) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "show JOB",
-		Short: "Show a job and its tasks",
-		Args:  cobra.ExactArgs(1),
+		Use:     "show JOB",
+		Short:   "Show a job and its tasks",
+		Example: "  muster job show 17",
+		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			j, err := jobByArg(cmd.Context(), call, args[0])
 			if err != nil {
@@ -195,9 +197,10 @@ func timeText(t time.Time) string {
 
 func newJobCancelCommand(at *headFlag) *cobra.Command {
 	return &cobra.Command{
-		Use:   "cancel JOB...",
-		Short: "End jobs: TERM, and KILL for what is left after 5 seconds",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "cancel JOB...",
+		Short:   "End jobs: TERM, and KILL for what is left after 5 seconds",
+		Example: "  muster job cancel 17 18",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			for _, a := range args {
 				id, err := jobID(a)
@@ -220,9 +223,10 @@ func newJobLogsCommand(at *headFlag) *cobra.Command {
 	var follow bool
 	var task int
 	c := &cobra.Command{
-		Use:   "logs JOB",
-		Short: "Print the output of a job",
-		Args:  cobra.ExactArgs(1),
+		Use:     "logs JOB",
+		Short:   "Print the output of a job",
+		Example: "  muster job logs 17\n  muster job logs -f --task 2 17",
+		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			id, err := jobID(args[0])
 			if err != nil {
@@ -233,6 +237,6 @@ func newJobLogsCommand(at *headFlag) *cobra.Command {
 		ValidArgsFunction: at.completeJobs,
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the job ends")
-	c.Flags().IntVar(&task, "task", -1, "only this task (default: all)")
+	c.Flags().IntVar(&task, "task", -1, "only the task with this `number` (default: all)")
 	return c
 }

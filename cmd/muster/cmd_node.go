@@ -17,14 +17,15 @@ func newNodeCommand(at *headFlag) *cobra.Command {
 		Short:   "List, approve and manage nodes",
 		GroupID: "admin",
 		Example: `  muster node list
-  muster node approve k7qx-3fza-mm2d-5yth      # the fingerprint on the machine's screen
+  muster node approve k7qx-3fza-mm2d-5yth       # as its screen shows
   muster node approve --all --name 'n[1-24]'
-  muster node add 52:54:00:12:34:56 --name n7   # let it in when it first boots`,
+  muster node add 52:54:00:12:34:56 --name n7   # let in when it boots`,
 	}
 	c.AddCommand(
 		newNodeListCommand(at), newNodeShowCommand(at), newNodeApproveCommand(at),
 		newNodeRejectCommand(at), newNodeAddCommand(at), newNodeRemoveCommand(at),
 		newNodeRenameCommand(at), newNodeRebootCommand(at), newNodeLogCommand(at),
+		newNodeDrainCommand(at), newNodePauseCommand(at), newNodeReadyCommand(at),
 	)
 	return c
 }
@@ -35,6 +36,7 @@ func newNodeListCommand(at *headFlag) *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List nodes, and machines that are no nodes yet",
+		Example: "  muster node list\n  muster node list --json | jq -r .items[].name",
 		Args:    cobra.NoArgs,
 		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
 			list, err := call.client.Nodes(cmd.Context())
@@ -94,8 +96,10 @@ func newNodeShowCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show NODE",
 		Short: "Show all that is known of a node or machine",
-		Long:  "Show all that is known of a node or machine. NODE is a name, a MAC, or a fingerprint or the beginning of one.",
-		Args:  cobra.ExactArgs(1),
+		Long: `Show all that is known of a node or machine. NODE is a name, a MAC, or a
+fingerprint or the beginning of one.`,
+		Example: "  muster node show n7\n  muster node show 52:54:00:12:34:56",
+		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			n, err := call.client.Node(cmd.Context(), args[0])
 			if err != nil {
@@ -170,8 +174,8 @@ func newNodeApproveCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "approve [MACHINE...]",
 		Short: "Let pending machines in",
-		Long: `Let pending machines in as nodes. MACHINE is a MAC, or a fingerprint or the beginning of
-one: compare it with the one on the machine's screen.`,
+		Long: `Let pending machines in as nodes. MACHINE is a MAC, or a fingerprint or the
+beginning of one: compare it with the one on the machine's screen.`,
 		Example: `  muster node approve k7qx-3fza-mm2d-5yth
   muster node approve k7qx 3mmd --name 'n[7-8]'
   muster node approve --all --name 'n[1-24]'     # in order of arrival`,
@@ -182,7 +186,7 @@ one: compare it with the one on the machine's screen.`,
 			req.Machines = args
 			nodes, err := call.client.Approve(cmd.Context(), req)
 			for _, n := range nodes {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is %s (%s, %s)\n", n.Name, n.State, n.MAC, n.Fingerprint)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is approved (%s, %s)\n", n.Name, n.MAC, n.Fingerprint)
 			}
 			if err == nil && len(nodes) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "no machine is pending")
@@ -191,18 +195,20 @@ one: compare it with the one on the machine's screen.`,
 		}),
 	}
 	c.Flags().BoolVar(&req.All, "all", false, "every machine that is pending now, in order of arrival")
-	c.Flags().StringVar(&req.Names, "name", "", "names to give, as n7 or n[1-24] (default: lowest free n1, n2, ...)")
+	c.Flags().StringVar(&req.Names, "name", "", "`names` to give, as n7 or n[1-24] (default: lowest free n1, n2, ...)")
 	c.ValidArgsFunction = at.completeNodes
 	return c
 }
 
 // newNodeEachCommand returns a command that does one thing to each node that
 // is named; names may be host lists.
-func newNodeEachCommand(at *headFlag, use, short, done string, do func(cmd *cobra.Command, call *caller, name string) error) *cobra.Command {
+func newNodeEachCommand(at *headFlag, use, short, example, done string, do func(cmd *cobra.Command, call *caller, name string) error) *cobra.Command {
 	return &cobra.Command{
-		Use:   use + " NODE...",
-		Short: short,
-		Args:  cobra.MinimumNArgs(1),
+		Use:     use + " NODE...",
+		Short:   short,
+		Long:    short + ".\nNODE is a name, a host list as n[1-4,7], a MAC, or a fingerprint\nor the beginning of one.",
+		Example: example,
+		Args:    cobra.MinimumNArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			names, err := expandNodes(args)
 			if err != nil {
@@ -221,24 +227,51 @@ func newNodeEachCommand(at *headFlag, use, short, done string, do func(cmd *cobr
 }
 
 func newNodeRejectCommand(at *headFlag) *cobra.Command {
-	return newNodeEachCommand(at, "reject", "Turn machines away until they are approved after all", "is rejected",
+	return newNodeEachCommand(at, "reject", "Turn machines away until they are approved after all",
+		"  muster node reject 52:54:00:12:34:56", "is rejected",
 		func(cmd *cobra.Command, call *caller, name string) error {
 			return call.client.Reject(cmd.Context(), name)
 		})
 }
 
 func newNodeRemoveCommand(at *headFlag) *cobra.Command {
-	return newNodeEachCommand(at, "remove", "Forget nodes; what still runs there is ended", "is removed",
+	return newNodeEachCommand(at, "remove", "Forget nodes; what still runs there is ended",
+		"  muster node remove n7", "is removed",
 		func(cmd *cobra.Command, call *caller, name string) error {
 			return call.client.RemoveNode(cmd.Context(), name)
 		})
 }
 
 func newNodeRebootCommand(at *headFlag) *cobra.Command {
-	return newNodeEachCommand(at, "reboot", "Reboot nodes", "reboots",
+	return newNodeEachCommand(at, "reboot", "Reboot nodes",
+		"  muster node reboot n7\n  muster node reboot 'n[1-24]'", "reboots",
 		func(cmd *cobra.Command, call *caller, name string) error {
 			return call.client.RebootNode(cmd.Context(), name)
 		})
+}
+
+// newNodeAdminCommand returns a command that changes what an administrator
+// wants of nodes.
+func newNodeAdminCommand(at *headFlag, use, short, example, done string, to api.AdminState) *cobra.Command {
+	return newNodeEachCommand(at, use, short, example, done, func(cmd *cobra.Command, call *caller, name string) error {
+		_, err := call.client.SetNodeAdmin(cmd.Context(), name, to)
+		return err
+	})
+}
+
+func newNodeDrainCommand(at *headFlag) *cobra.Command {
+	return newNodeAdminCommand(at, "drain", "Give nodes no new tasks; those that run there go on",
+		"  muster node drain n7", "gets no new tasks", api.AdminDraining)
+}
+
+func newNodePauseCommand(at *headFlag) *cobra.Command {
+	return newNodeAdminCommand(at, "pause", "Give nodes no new tasks, and leave those that run there alone",
+		"  muster node pause n7", "is paused", api.AdminPaused)
+}
+
+func newNodeReadyCommand(at *headFlag) *cobra.Command {
+	return newNodeAdminCommand(at, "ready", "Give nodes tasks again after drain or pause",
+		"  muster node ready n7", "gets tasks again", api.AdminReady)
 }
 
 func newNodeAddCommand(at *headFlag) *cobra.Command {
@@ -262,16 +295,17 @@ func newNodeAddCommand(at *headFlag) *cobra.Command {
 			return err
 		}),
 	}
-	c.Flags().StringVar(&req.Name, "name", "", "its name (default: lowest free when it joins)")
-	c.Flags().StringVar(&req.IP, "ip", "", "fixed address, where this head gives out the addresses")
+	c.Flags().StringVar(&req.Name, "name", "", "its `name` (default: lowest free when it joins)")
+	c.Flags().StringVar(&req.IP, "ip", "", "fixed `address`, where this head gives out the addresses")
 	return c
 }
 
 func newNodeRenameCommand(at *headFlag) *cobra.Command {
 	return &cobra.Command{
-		Use:   "rename NODE NAME",
-		Short: "Give a node another name",
-		Args:  cobra.ExactArgs(2),
+		Use:     "rename NODE NAME",
+		Short:   "Give a node another name",
+		Example: "  muster node rename n7 gpu1",
+		Args:    cobra.ExactArgs(2),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			if _, err := call.client.RenameNode(cmd.Context(), args[0], args[1]); err != nil {
 				return err
@@ -286,9 +320,10 @@ func newNodeRenameCommand(at *headFlag) *cobra.Command {
 func newNodeLogCommand(at *headFlag) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "log NODE",
-		Short: "Show the kernel log that a node sent",
-		Args:  cobra.ExactArgs(1),
+		Use:     "log NODE",
+		Short:   "Show the kernel log that a node sent",
+		Example: "  muster node log n7",
+		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 			lines, err := call.client.NodeLog(cmd.Context(), args[0])
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -37,7 +38,7 @@ type runFlags struct {
 	name   string
 	detach bool
 	prefix bool
-	time   bool // catches -t
+	time   string // catches Slurm's -t and docker's
 }
 
 func newRunCommand(at *headFlag) *cobra.Command {
@@ -45,9 +46,10 @@ func newRunCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run [flags] [--] COMMAND [ARG...]",
 		Short: "Run a command on the node that suits best, as if it ran here",
-		Long: `Run a command on the node that suits best. Its input comes from here, its output and errors are
-written here, signals are passed on, and the exit status is the command's. With -d it goes on without
-you; see muster job list and muster job logs.`,
+		Long: `Run a command on the node that suits best. Its input comes from here, its output
+and errors are written here, signals are passed on, and the exit status is the
+command's. With -d it goes on without you; see muster job list and muster job
+logs.`,
 		Example: `  muster run hostname
   muster run -n 8 --spread -- uname -n
   sort words | muster run uniq -c > counts
@@ -72,22 +74,24 @@ you; see muster job list and muster job logs.`,
 	}
 	flags := c.Flags()
 	flags.SetInterspersed(false)
-	flags.IntVarP(&f.tasks, "tasks", "n", 1, "how many tasks")
+	flags.IntVarP(&f.tasks, "tasks", "n", 1, "this `number` of tasks")
 	flags.BoolVar(&f.spread, "spread", false, "no two tasks on one node")
-	flags.StringVar(&f.on, "on", "", "only on these nodes, as n1 or n[1-4,7]")
-	flags.IntVarP(&f.cores, "cores", "c", 1, "cores of each task")
-	flags.StringVar(&f.mem, "mem", "", "memory of each task, as 512M or 2G")
-	flags.StringArrayVar(&f.send, "send", nil, "file to send along; it is in the command's working directory under the same relative path")
-	flags.StringVar(&f.name, "name", "", "name of the job (default: its command)")
+	flags.StringVar(&f.on, "on", "", "only on these `nodes`, as n1 or n[1-4,7]")
+	flags.IntVarP(&f.cores, "cores", "c", 1, "`cores` of each task")
+	flags.StringVar(&f.mem, "mem", "", "`memory` of each task, as 512M or 2G")
+	flags.StringArrayVar(&f.send, "send", nil, "`file` to send along; it is in the command's working directory under the same relative path")
+	flags.StringVar(&f.name, "name", "", "`name` of the job (default: its command)")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return")
 	flags.BoolVar(&f.prefix, "prefix", false, "begin each line with its task")
-	flags.BoolVarP(&f.time, "tty", "t", false, "")
-	flags.Lookup("tty").Hidden = true
-	c.SetUsageTemplate(c.UsageTemplate() + `
-Exit status: the command's (128 + signal, 126 and 127 as a shell says them; the highest of several
-tasks), 255 when muster itself failed, 2 for wrong use.
-`)
+	flags.StringVarP(&f.time, "time", "t", "", "")
+	flags.Lookup("time").NoOptDefVal = noValue
+	flags.Lookup("time").Hidden = true
+	c.Annotations = map[string]string{"status": `Exit status: the command's (128 + signal, 126 and 127 as a shell says them; the
+highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
 	_ = c.RegisterFlagCompletionFunc("on", at.completeNodes)
+	for _, name := range []string{"tasks", "cores", "mem", "name"} {
+		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
 	return c
 }
 
@@ -109,10 +113,14 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
+	// A reader of our output that goes away, as head -1 does, is an error of
+	// the write, which the job gets as SIGPIPE, and not our own end.
+	signal.Ignore(syscall.SIGPIPE)
+	defer signal.Reset(syscall.SIGPIPE)
 
-	for i, file := range spec.Files {
+	for i := range spec.Files {
 		if err := sendFile(ctx, call.client, f.send[i], &spec.Files[i]); err != nil {
-			return 0, fmt.Errorf("sending %s: %w", file.Path, err)
+			return 0, err
 		}
 	}
 	if f.detach {
@@ -169,12 +177,8 @@ func jobStatus(w io.Writer, j api.Job) int {
 // spec checks the flags and makes the job's specification of them. The
 // hashes of files are still missing.
 func (f runFlags) spec(args []string) (api.JobSpec, error) {
-	if f.time {
-		if len(args) > 0 && isNumber(args[0]) {
-			return api.JobSpec{}, usagef("-t %s is how Slurm limits the time; tasks of muster run until they end, and timeout(1) ends them earlier: muster run timeout %sm %s",
-				args[0], args[0], strings.Join(args[1:], " "))
-		}
-		return api.JobSpec{}, usagef("-t: a task has no terminal yet; leave the flag out")
+	if f.time != "" {
+		return api.JobSpec{}, timeError(f.time, args)
 	}
 	switch {
 	case len(args) == 0:
@@ -207,9 +211,23 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 	return spec, nil
 }
 
-func isNumber(s string) bool {
-	_, err := strconv.Atoi(s)
-	return err == nil
+// noValue is the value of -t without one.
+const noValue = " "
+
+// timeError says what to use in place of -t or --time.
+func timeError(limit string, args []string) error {
+	if limit == noValue && len(args) > 0 {
+		limit, args = args[0], args[1:]
+	}
+	if limit == noValue || strings.Trim(limit, "0123456789:-") != "" {
+		return usagef("-t: a task has no terminal yet; leave the flag out")
+	}
+	end := "10m"
+	if _, err := strconv.Atoi(limit); err == nil {
+		end = limit + "m"
+	}
+	return usagef("-t %s is how Slurm limits the time; tasks of muster run until they end, and timeout(1) ends them earlier: muster run timeout %s %s",
+		limit, end, orWord(strings.Join(args, " "), "COMMAND"))
 }
 
 // passedEnvironment is the part of the environment that has a meaning on
@@ -252,19 +270,21 @@ func parseMemory(s string) (int64, error) {
 func sendFile(ctx context.Context, c *client.Client, name string, file *api.SentFile) error {
 	f, err := os.Open(name)
 	if err != nil {
-		return usageError{err}
+		return usagef("--send %s: %w", name, cause(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return usagef("it is no regular file")
+	switch {
+	case err != nil:
+		return fmt.Errorf("sending %s: %w", name, cause(err))
+	case info.IsDir():
+		return usagef("--send %s: it is a folder; send its files one by one, or one archive of them", name)
+	case !info.Mode().IsRegular():
+		return usagef("--send %s: it is no regular file", name)
 	}
 	h := sha256.New()
 	if file.Size, err = io.Copy(h, f); err != nil {
-		return err
+		return fmt.Errorf("sending %s: %w", name, cause(err))
 	}
 	file.SHA256 = hex.EncodeToString(h.Sum(nil))
 	file.Mode = uint32(info.Mode().Perm())
@@ -272,5 +292,26 @@ func sendFile(ctx context.Context, c *client.Client, name string, file *api.Sent
 	if err != nil || has {
 		return err
 	}
-	return c.PutBlob(ctx, file.SHA256, file.Size, func() (io.ReadCloser, error) { return os.Open(name) })
+	err = c.PutBlob(ctx, file.SHA256, file.Size, func() (io.ReadCloser, error) { return os.Open(name) })
+	if err != nil {
+		return fmt.Errorf("sending %s: %w", name, err)
+	}
+	return nil
+}
+
+// cause is what the operating system said, without the operation and the
+// path around it, for messages that name both already.
+func cause(err error) error {
+	var path *fs.PathError
+	var call *os.SyscallError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op):
+		return cause(op.Err)
+	case errors.As(err, &path):
+		return cause(path.Err)
+	case errors.As(err, &call):
+		return call.Err
+	}
+	return err
 }

@@ -18,6 +18,7 @@ func newStatusCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "status",
 		Short:   "Show the head and its cluster at a glance",
+		Example: "  muster status\n  muster status --json",
 		GroupID: "use",
 		Args:    cobra.NoArgs,
 		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
@@ -43,7 +44,7 @@ func writeStatus(w io.Writer, s api.Status, now time.Time) error {
 		{"memory", memory(s.MemoryMiB)},
 		{"jobs", counts(s.Jobs)},
 		{"image", orWord(s.Image, "none; publish one with: muster image publish DIR")},
-		{"enrolment", strings.TrimPrefix(enrollmentText(s.Enrollment, now), "enrolment is ")},
+		{"enrollment", strings.TrimPrefix(enrollmentText(s.Enrollment, now), "enrollment is ")},
 	}
 	for _, i := range s.Boot {
 		rows = append(rows, [2]string{"boot", fmt.Sprintf("%s %s, DHCP %s: %s", i.Name, i.Addr, i.DHCP, i.Reason)})

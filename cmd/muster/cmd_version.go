@@ -30,6 +30,7 @@ func newVersionCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "version",
 		Short:   "Show the version of this program",
+		Example: "  muster version",
 		GroupID: "start",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

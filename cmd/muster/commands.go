@@ -14,7 +14,7 @@ func commands() []*cobra.Command {
 		newImageCommand(at), newBootCommand(at), newConfigCommand(at),
 	}
 	for _, c := range users {
-		c.PersistentFlags().StringVar(&at.addr, "head", os.Getenv("MUSTER_HEAD"), "the head: path of its socket or https address (MUSTER_HEAD)")
+		c.PersistentFlags().StringVar(&at.addr, "head", os.Getenv("MUSTER_HEAD"), "the head: `path` of its socket or https address (MUSTER_HEAD)")
 	}
 	all := append(users, newDemoCommand(), newBuildCommand(), newHeadCommand(), newHeadChildCommand(), newVersionCommand())
 	return append(all, newDemoInsideCommands()...)

@@ -130,7 +130,7 @@ func superviseChild(ctx context.Context, opts headOptions, spec childSpec, log *
 			return
 		}
 		if !served {
-			first <- fmt.Errorf("starting the head's process %s: %w", spec.name, err)
+			first <- firstError(spec.name, err)
 			return
 		}
 		if time.Since(start) > stableAfter {
@@ -143,6 +143,16 @@ func superviseChild(ctx context.Context, opts headOptions, spec childSpec, log *
 		}
 		wait = min(2*wait, maxRestart)
 	}
+}
+
+// firstError is why a child did not begin to serve. One that ended by itself
+// has said it.
+func firstError(name string, err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return exitStatus(exit.ExitCode())
+	}
+	return fmt.Errorf("starting the head's process %s: %w", name, err)
 }
 
 // runChild runs a child once, to its end. serving is called when it says

@@ -82,9 +82,7 @@ the network, and runs jobs on them.`,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w; see: %s --help", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.AddGroup(
 		&cobra.Group{ID: "start", Title: "Start here:"},
 		&cobra.Group{ID: "use", Title: "Use the cluster:"},
@@ -93,25 +91,10 @@ the network, and runs jobs on them.`,
 	root.AddCommand(commands()...)
 	root.SetHelpCommandGroupID("start")
 	root.SetCompletionCommandGroupID("start")
-	const status = "\nExit status: 0 done, 1 failed, 2 wrong use or wrong input.\n"
-	root.SetUsageTemplate(root.UsageTemplate() + status)
-	for _, c := range root.Commands() {
-		argsAreUsage(c)
-	}
+	root.SetUsageTemplate(usageText)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	describeCompletion(root)
+	finishCommand(root)
 	return root
-}
-
-// argsAreUsage makes errors of a command's argument check wrong use.
-func argsAreUsage(c *cobra.Command) {
-	if check := c.Args; check != nil {
-		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return usagef("%w; see: %s --help", err, cmd.CommandPath())
-			}
-			return nil
-		}
-	}
-	for _, sub := range c.Commands() {
-		argsAreUsage(sub)
-	}
 }

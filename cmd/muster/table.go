@@ -10,14 +10,12 @@ import (
 )
 
 // table writes rows in columns. Columns are as wide as their widest cell;
-// where all do not fit into width, the last one is cut.
+// where all do not fit into [textWidth], the last one is cut, or wrapped.
 type table struct {
 	head []string
 	rows [][]string
+	wrap bool // the last column is text to be read whole
 }
-
-// tableWidth is what every listing fits into.
-const tableWidth = 80
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
@@ -28,24 +26,47 @@ func (t *table) write(w io.Writer) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(c))
 		}
 	}
+	indent := 2 * (len(widths) - 1)
+	for _, w := range widths[:len(widths)-1] {
+		indent += w
+	}
 	for _, row := range append([][]string{t.head}, t.rows...) {
 		var line strings.Builder
-		for i, c := range row {
-			if i > 0 {
-				line.WriteString("  ")
-			}
-			if i == len(row)-1 {
-				line.WriteString(c)
-				break
-			}
+		for i, c := range row[:len(row)-1] {
 			line.WriteString(c)
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)))
+			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)+2))
 		}
-		if _, err := fmt.Fprintln(w, cut(strings.TrimRight(line.String(), " "), tableWidth)); err != nil {
-			return err
+		last := []string{row[len(row)-1]}
+		if t.wrap {
+			last = wrapText(last[0], max(textWidth-indent, 20))
+		}
+		for i, part := range last {
+			text := line.String() + part
+			if i > 0 {
+				text = strings.Repeat(" ", indent) + part
+			}
+			if _, err := fmt.Fprintln(w, cut(strings.TrimRight(text, " "), textWidth)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// wrapText breaks s at spaces into lines of at most n runes, where words allow.
+func wrapText(s string, n int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(s) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > n {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
 }
 
 // cut shortens s to n runes, the last of them an ellipsis.

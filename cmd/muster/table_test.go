@@ -26,8 +26,8 @@ func TestTableFits(t *testing.T) {
 		t.Errorf("table differs (-want +got):\n%s", d)
 	}
 	for line := range strings.Lines(b.String()) {
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > tableWidth {
-			t.Errorf("line is %d wide, want at most %d: %s", n, tableWidth, line)
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > textWidth {
+			t.Errorf("line is %d wide, want at most %d: %s", n, textWidth, line)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // TestVMProxy boots machines beside another DHCP server: they get their
-// addresses there, their boot program from us, and only once enrolment is
+// addresses there, their boot program from us, and only once enrollment is
 // open for them.
 func TestVMProxy(t *testing.T) {
 	dnsmasq := need.Program(t, "dnsmasq", "dnsmasq-base")

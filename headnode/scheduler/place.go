@@ -282,7 +282,7 @@ func never(all []offer, r Request, n int) string {
 	case named == 0:
 		return where + " exists"
 	case r.Spread && able < n && able > 0:
-		return fmt.Sprintf("%d tasks on a node each need %d more nodes than the %d that could run one", n, n-able, able)
+		return fmt.Sprintf("%d tasks, each on a node of its own, need %d nodes, and %d could run one", n, n, able)
 	case able > 0:
 		return ""
 	case maxCores < r.Cores:

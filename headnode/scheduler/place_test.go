@@ -115,7 +115,7 @@ func TestPlace(t *testing.T) {
 			queue: []Request{{Job: 1, Tasks: tasks(2), Spread: true}},
 			want: []string{
 				"1.0 n1: the only node with room",
-				"1 never x1: 2 tasks on a node each need 1 more nodes than the 1 that could run one",
+				"1 never x1: 2 tasks, each on a node of its own, need 2 nodes, and 1 could run one",
 			},
 		},
 		"on": {
@@ -200,7 +200,7 @@ func TestUnsatisfiable(t *testing.T) {
 		"too many cores":                {Request{Tasks: tasks(1), Cores: 9}, "no node has 9 cores: the largest offers 8"},
 		"spread over three": {
 			Request{Tasks: tasks(3), Spread: true},
-			"3 tasks on a node each need 1 more nodes than the 2 that could run one",
+			"3 tasks, each on a node of its own, need 3 nodes, and 2 could run one",
 		},
 	}
 	for name, tt := range tests {

@@ -377,10 +377,11 @@ func (l *natsLog) Noticef(format string, v ...any) { l.log.Debug(natsText(format
 func (l *natsLog) Warnf(format string, v ...any)   { l.log.Info(natsText(format, v)) }
 func (l *natsLog) Errorf(format string, v ...any) {
 	text := natsText(format, v)
-	// Whoever reaches the port could fill the log with these.
-	if strings.Contains(text, "TLS handshake error") {
-		l.log.Debug(text)
-		return
+	for _, known := range harmless {
+		if strings.Contains(text, known) {
+			l.log.Debug(text)
+			return
+		}
 	}
 	l.log.Warn(text)
 	// The log is the only place where the server says that it will never
@@ -389,6 +390,14 @@ func (l *natsLog) Errorf(format string, v ...any) {
 		l.diskError(text)
 	}
 }
+
+// harmless are errors of the server that say nothing to an administrator.
+var harmless = []string{
+	"TLS handshake error",          // whoever reaches the port could fill the log with these
+	"can not be resolved properly", // it looks for its own addresses, which agents do not need
+	"Accept error",                 // the socket was closed at the end
+}
+
 func (l *natsLog) Fatalf(format string, v ...any) { l.log.Error(natsText(format, v)) }
 func (l *natsLog) Debugf(string, ...any)          {}
 func (l *natsLog) Tracef(string, ...any)          {}
