@@ -9,6 +9,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 PAYLOAD  := cmd/muster/payload
 SRC      := $(shell find api builder cmd headnode images initramfs internal nodeagent pxe console -name '*.go' -not -path '*/testdata/*' 2>/dev/null) go.mod go.sum
 IMAGES   := build/compute-vm/manifest.json
+BENCH     = MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm
 CHECKED  := ./...
 
 # Debian packages: of the demo, and what the tests use beside them.
@@ -85,11 +86,13 @@ fuzz: go-version ## every fuzz target for FUZZTIME (20s)
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
 	  echo "fuzz $$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
-bench: go-version ## benchmarks that end within minutes
-	@$(GO) test -run xxx -bench . -benchtime 1s -short ./...
+bench: build images ## benchmarks that end within minutes
+	@$(BENCH) $(GO) test -run xxx -bench . -benchtime 1s -short $(CHECKED)
+	@$(BENCH) $(GO) test -run xxx -bench 'RunAndSSH|Idle' -benchtime 5s ./cmd/muster
 
-bench-long: build images ## benchmarks with virtual machines and peers
-	@MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm $(GO) test -run xxx -bench . ./...
+bench-long: build images build/compute/manifest.json ## benchmarks with virtual machines, peers and the package archives
+	@$(BENCH) MUSTER_NET=1 MUSTER_IMAGES=$(CURDIR)/build/compute-vm:$(CURDIR)/build/compute \
+	 $(GO) test -run xxx -bench . -timeout 60m $(CHECKED)
 
 fmt: go-version ## format the code
 	@$(GO) tool -modfile=internal/tools/go.mod gofumpt -w $(filter %.go,$(SRC))
