@@ -133,8 +133,12 @@ func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
 	cmd := exec.Command(self, args...)
 	cmd.SysProcAttr = attr
 	status, err := wait(ctx, cmd)
-	if err != nil && attr.Cloneflags&syscall.CLONE_NEWUSER != 0 && errors.Is(err, unix.EPERM) {
-		return 0, userNamespaceError(err)
+	switch {
+	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSPC): // ENOSPC: too many namespaces
+	case attr.Cloneflags&syscall.CLONE_NEWUSER != 0:
+		return 0, userNamespaceError(os.ReadFile, err)
+	default:
+		return 0, fmt.Errorf("%w: root may not make namespaces here, as in most containers; start the container with --privileged, or run the demo outside it", err)
 	}
 	return status, err
 }
@@ -189,14 +193,15 @@ func owner(path string) (uid, gid int, err error) {
 
 // userNamespaceError says what forbids user namespaces, and the command that
 // allows them.
-func userNamespaceError(err error) error {
+func userNamespaceError(readFile func(string) ([]byte, error), err error) error {
 	for _, knob := range []struct{ path, bad, allow string }{
 		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"},
 		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"},
 		{"/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=1000"},
+		{"/proc/sys/user/max_net_namespaces", "0", "user.max_net_namespaces=1000"},
 	} {
-		if v, rerr := os.ReadFile(knob.path); rerr == nil && strings.TrimSpace(string(v)) == knob.bad {
-			return fmt.Errorf("%s forbids ordinary users a network of their own; run the demo as root, or allow it with: sysctl -w %s", knob.path, knob.allow)
+		if v, rerr := readFile(knob.path); rerr == nil && strings.TrimSpace(string(v)) == knob.bad {
+			return fmt.Errorf("%s forbids ordinary users a network of their own; run the demo as root, or allow it with: sudo sysctl -w %s", knob.path, knob.allow)
 		}
 	}
 	return fmt.Errorf("this machine forbids ordinary users a network of their own (%w); run the demo as root", err)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"muster/api"
 	"muster/api/client"
@@ -76,6 +77,10 @@ func demoInside(ctx context.Context, o demoOptions, out io.Writer) error {
 	network, err := vm.NewNetwork(vm.NetworkConfig{
 		Bridge: demoBridge, Addrs: []netip.Prefix{netip.MustParsePrefix("10.77.0.1/24")},
 	})
+	if errors.Is(err, unix.EPERM) {
+		// AppArmor lets users make the namespace, then forbids them its use.
+		return userNamespaceError(os.ReadFile, err)
+	}
 	if err != nil {
 		return err
 	}
