@@ -55,8 +55,11 @@ func (e childEnv) listener(name string) (net.Listener, error) {
 	return l, nil
 }
 
-// childDropped tells a child that it was executed again without capabilities.
-const childDropped = "MUSTER_CHILD_DROPPED"
+// Environment of a child.
+const (
+	childUserVar = "MUSTER_CHILD_USER"    // UID:GID that it is to run as; empty: as the keeper
+	childDropped = "MUSTER_CHILD_DROPPED" // it was executed again without capabilities
+)
 
 func newHeadChildCommand() *cobra.Command {
 	return &cobra.Command{
@@ -116,9 +119,12 @@ func dieWithKeeper(keeper int) error {
 	return nil
 }
 
-// dropPrivileges executes this program again without any capability and
-// without a way to get one: an exec takes over the credentials of the calling
-// thread alone, so no other thread of the runtime has to be changed.
+// dropPrivileges executes this program again as the user that the keeper
+// names, without any capability and without a way to get one. An exec takes
+// over the credentials of the calling thread alone, so no other thread of the
+// runtime has to be changed. The exec itself takes the capabilities away: until
+// then they let root reach this program where the new credentials cannot, as
+// in the home of an ordinary user.
 func dropPrivileges() error {
 	runtime.LockOSThread()
 	last := 63
@@ -130,7 +136,7 @@ func dropPrivileges() error {
 		}
 	}
 	// linux/securebits.h: uid 0 gives no capability by an exec, changes of the
-	// uid neither, and both for good.
+	// uid take none away, and both for good.
 	const (
 		noRoot, noRootLocked               = 1 << 0, 1 << 1
 		noSetuidFixup, noSetuidFixupLocked = 1 << 2, 1 << 3
@@ -142,17 +148,46 @@ func dropPrivileges() error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("giving up ambient capabilities: %w", err)
 	}
+	if err := becomeUser(os.Getenv(childUserVar)); err != nil {
+		return fmt.Errorf("becoming the user of the head's processes: %w", err)
+	}
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&hdr, &none[0]); err != nil {
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &caps[0]); err != nil {
+		return fmt.Errorf("reading capabilities: %w", err)
+	}
+	caps[0].Inheritable, caps[1].Inheritable = 0, 0
+	if err := unix.Capset(&hdr, &caps[0]); err != nil {
 		return fmt.Errorf("giving up capabilities: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbidding new privileges: %w", err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
+	// By this link the program is found also where its path is closed.
+	if err := syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), childDropped+"=1")); err != nil {
+		return fmt.Errorf("executing %s again without capabilities: %w", os.Args[0], err)
 	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), childDropped+"=1"))
+	return nil
+}
+
+// becomeUser gives the calling thread the ids of a user, written UID:GID, and
+// no further group.
+func becomeUser(ids string) error {
+	if ids == "" {
+		return nil
+	}
+	var uid, gid uint32
+	if _, err := fmt.Sscanf(ids, "%d:%d", &uid, &gid); err != nil {
+		return fmt.Errorf("%s=%q: %w", childUserVar, ids, err)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("leaving root's groups: %w", errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)); errno != 0 {
+		return fmt.Errorf("setting gid %d: %w", gid, errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+		return fmt.Errorf("setting uid %d: %w", uid, errno)
+	}
+	return nil
 }

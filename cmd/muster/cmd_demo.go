@@ -75,7 +75,7 @@ func runDemo(cmd *cobra.Command, o demoOptions, image string) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+	if err := makeDemoDir(o.Dir); err != nil {
 		return fmt.Errorf("making the demo's folder: %w; name another with --dir", err)
 	}
 	o.Image = image
@@ -116,7 +116,11 @@ func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	if os.Geteuid() != 0 {
+	if os.Geteuid() == 0 {
+		if err := actAsOwner(attr, o.Dir); err != nil {
+			return 0, err
+		}
+	} else {
 		if sudo := usableSudo(); sudo != "" {
 			fmt.Println("the network part of the demo needs root; it goes on with sudo")
 			return wait(ctx, exec.Command(sudo, append([]string{self, "demo-namespaces"}, args[1:]...)...))
@@ -129,22 +133,75 @@ func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
 	cmd := exec.Command(self, args...)
 	cmd.SysProcAttr = attr
 	status, err := wait(ctx, cmd)
-	if err != nil && attr.Cloneflags&syscall.CLONE_NEWUSER != 0 && errors.Is(err, unix.EPERM) {
-		return 0, userNamespaceError(err)
+	switch {
+	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSPC): // ENOSPC: too many namespaces
+	case attr.Cloneflags&syscall.CLONE_NEWUSER != 0:
+		return 0, userNamespaceError(os.ReadFile, err)
+	default:
+		return 0, fmt.Errorf("%w: root may not make namespaces here, as in most containers; start the container with --privileged, or run the demo outside it", err)
 	}
 	return status, err
 }
 
+// makeDemoDir makes the demo's folder. What root makes in the folder of another
+// user belongs to that user.
+func makeDemoDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDemoDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	uid, gid, err := owner(parent)
+	if err != nil {
+		return err
+	}
+	return os.Lchown(dir, uid, gid)
+}
+
+// actAsOwner makes root's demo run as the owner of its folder, with the
+// capabilities that the network part takes: files and sockets then belong to
+// who cloned the repository, not to root, and the head's processes, which have
+// no capability, may pass through a home that is closed to others.
+func actAsOwner(attr *syscall.SysProcAttr, dir string) error {
+	uid, gid, err := owner(dir)
+	if err != nil || uid == 0 {
+		return err
+	}
+	attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	if _, kvm, err := owner("/dev/kvm"); err == nil && kvm != 0 {
+		attr.Credential.Groups = []uint32{uint32(kvm)}
+	}
+	attr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
+	return nil
+}
+
+func owner(path string) (uid, gid int, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return int(st.Uid), int(st.Gid), nil
+}
+
 // userNamespaceError says what forbids user namespaces, and the command that
 // allows them.
-func userNamespaceError(err error) error {
+func userNamespaceError(readFile func(string) ([]byte, error), err error) error {
 	for _, knob := range []struct{ path, bad, allow string }{
 		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"},
 		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"},
 		{"/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=1000"},
+		{"/proc/sys/user/max_net_namespaces", "0", "user.max_net_namespaces=1000"},
 	} {
-		if v, rerr := os.ReadFile(knob.path); rerr == nil && strings.TrimSpace(string(v)) == knob.bad {
-			return fmt.Errorf("%s forbids ordinary users a network of their own; run the demo as root, or allow it with: sysctl -w %s", knob.path, knob.allow)
+		if v, rerr := readFile(knob.path); rerr == nil && strings.TrimSpace(string(v)) == knob.bad {
+			return fmt.Errorf("%s forbids ordinary users a network of their own; run the demo as root, or allow it with: sudo sysctl -w %s", knob.path, knob.allow)
 		}
 	}
 	return fmt.Errorf("this machine forbids ordinary users a network of their own (%w); run the demo as root", err)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"muster/api"
 	"muster/api/client"
@@ -71,11 +72,15 @@ func demoInside(ctx context.Context, o demoOptions, out io.Writer) error {
 	}
 	// Each demo is a new cluster: what an earlier one left is taken away.
 	if err := os.RemoveAll(state); err != nil {
-		return fmt.Errorf("removing the state of an earlier demo: %w", err)
+		return fmt.Errorf("removing the state of an earlier demo: %w; remove it with: sudo rm -r %s", err, state)
 	}
 	network, err := vm.NewNetwork(vm.NetworkConfig{
 		Bridge: demoBridge, Addrs: []netip.Prefix{netip.MustParsePrefix("10.77.0.1/24")},
 	})
+	if errors.Is(err, unix.EPERM) {
+		// AppArmor lets users make the namespace, then forbids them its use.
+		return userNamespaceError(os.ReadFile, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -115,7 +120,17 @@ func (d *demo) runHead(ctx context.Context, state string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fmt.Errorf("the head ended by itself (%v); its log is %s", err, log.Name())
+	return fmt.Errorf("the head ended by itself (%v); its log, %s, ends with:\n%s", err, log.Name(), endOf(log.Name(), 3))
+}
+
+// endOf returns the end of a file for people, or why there is none.
+func endOf(path string, n int) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
 // show is the demo as its viewer sees it.

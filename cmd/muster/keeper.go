@@ -187,7 +187,10 @@ func runChild(ctx context.Context, opts headOptions, spec childSpec, serving fun
 	// the thread that forked ends, so this goroutine keeps its thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: spec.user, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if spec.user != nil {
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d:%d", childUserVar, spec.user.Uid, spec.user.Gid))
+	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
 

@@ -166,7 +166,7 @@ func openTap(name string) (*os.File, error) {
 		case errors.Is(err, os.ErrPermission):
 			return nil, fmt.Errorf("%w; allow it with: sudo chmod 666 %s", err, tunDevice)
 		case errors.Is(err, os.ErrNotExist):
-			return nil, fmt.Errorf("%w; load the driver with: sudo modprobe tun", err)
+			return nil, fmt.Errorf("%w; load the driver with: sudo modprobe tun; a container gets it with: --device %s", err, tunDevice)
 		}
 		return nil, err
 	}
