@@ -28,6 +28,7 @@ const (
 	retryMost   = 2 * time.Second
 	inputWindow = 1 << 20  // bytes of input that are not acknowledged
 	inputPiece  = 64 << 10 // most bytes in one frame
+	pipeGrace   = time.Second
 )
 
 // RunOptions is how a run is connected with its surroundings.
@@ -37,7 +38,8 @@ type RunOptions struct {
 	Stdin io.Reader
 	// Output is called with what tasks write, in order for each task; data
 	// is valid during the call only. After an error it is not called again,
-	// and the tasks get SIGPIPE, or SIGHUP for an error that is not EPIPE.
+	// and the tasks get SIGHUP, for EPIPE after SIGPIPE and a second in which
+	// they may end by it.
 	Output func(task int, stream api.Stream, data []byte) error
 	// Signals are passed on to the tasks. While the head does not answer
 	// they wait; the second SIGINT or SIGTERM then ends the run. nil: none.
@@ -104,11 +106,12 @@ type run struct {
 	c       *Client
 	id      uint64
 	opts    RunOptions
-	offsets map[int]int64 // output that was written, by task
-	in      *inputBuffer  // nil: nothing is sent
-	outErr  error         // of Output
-	pending []int         // signals that wait for a connection
-	ending  int           // signals to end that came without one
+	offsets map[int]int64    // output that was written, by task
+	in      *inputBuffer     // nil: nothing is sent
+	outErr  error            // of Output
+	hangUp  <-chan time.Time // when tasks that SIGPIPE did not end get SIGHUP
+	pending []int            // signals that wait for a connection
+	ending  int              // signals to end that came without one
 	end     *api.Job
 }
 
@@ -281,6 +284,11 @@ func (r *run) session(ctx context.Context, s *session) error {
 					r.pending = append(r.pending, int(n))
 				}
 			}
+		case <-r.hangUp:
+			r.hangUp = nil
+			if err = s.write(api.Frame{Type: api.FrameSignal, Offset: int64(syscall.SIGHUP)}); err != nil {
+				r.pending = append(r.pending, int(syscall.SIGHUP))
+			}
 		case <-ping.C:
 			if time.Since(heard) > silence {
 				err = fmt.Errorf("nothing was heard for %v", silence)
@@ -346,6 +354,7 @@ func (r *run) output(s *session, f api.Frame) error {
 	sig := syscall.SIGHUP
 	if errors.Is(r.outErr, syscall.EPIPE) {
 		sig = syscall.SIGPIPE
+		r.hangUp = time.After(pipeGrace) // Go and Python ignore a SIGPIPE that comes from outside
 	}
 	return s.write(api.Frame{Type: api.FrameSignal, Offset: int64(sig)})
 }

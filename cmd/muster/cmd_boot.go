@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,16 +45,31 @@ func newBootCommand(at *headFlag) *cobra.Command {
 // newBootAfter is the silence after which an event starts a new boot.
 const newBootAfter = 2 * time.Minute
 
+// beginsBoot tells whether e is the first step of another boot than the step
+// before it, which is the zero value for the first of all.
+func beginsBoot(before, e api.BootEvent) bool {
+	switch {
+	case before.Time.IsZero():
+		return true
+	case e.Stage == api.StageReady:
+		return false // a person may take a while to approve
+	case e.Stage == api.StageDHCP && slices.Contains([]api.BootStage{api.StageAgent, api.StagePending, api.StageReady}, before.Stage):
+		return true
+	}
+	return e.Time.Sub(before.Time) > newBootAfter
+}
+
 func writeBootLog(w io.Writer, l api.BootLog) error {
-	var start, last time.Time
+	var start time.Time
+	var before api.BootEvent
 	for _, e := range l.Events {
-		if e.Time.Sub(last) > newBootAfter {
+		if beginsBoot(before, e) {
 			start = e.Time
 			if _, err := fmt.Fprintf(w, "%s  boot of %s\n", e.Time.Local().Format(time.DateTime), orWord(l.Name, l.MAC)); err != nil {
 				return err
 			}
 		}
-		last = e.Time
+		before = e
 		if _, err := fmt.Fprintf(w, "%8.2fs  %s\n", e.Time.Sub(start).Seconds(), bootText(e)); err != nil {
 			return err
 		}

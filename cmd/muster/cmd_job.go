@@ -129,6 +129,9 @@ func (h *headFlag) completeJobs(cmd *cobra.Command, _ []string, prefix string) (
 	}
 	var ids []string
 	for _, j := range list.Items {
+		if cmd.Name() == "cancel" && j.State.Ended() {
+			continue
+		}
 		if id := fmt.Sprint(j.ID); strings.HasPrefix(id, prefix) {
 			ids = append(ids, id+"\t"+cut(jobText(j), 40))
 		}
