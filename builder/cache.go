@@ -81,12 +81,23 @@ func (c *cache) Fetch(ctx context.Context, want deb.FileHash, fill func(f *os.Fi
 	if err := c.verify(f, want); err != nil {
 		return "", errors.Join(err, f.Truncate(0))
 	}
-	blob := c.blob(want.SHA256)
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), os.Rename(partial, blob)); err != nil {
+	if err := c.keep(f, want.SHA256); err != nil {
 		return "", err
 	}
-	c.remember(want.SHA256)
-	return blob, nil
+	return c.blob(want.SHA256), nil
+}
+
+// keep makes a file of the cache's file system the blob of its hash. What
+// could not be synced is none.
+func (c *cache) keep(f *os.File, sum string) error {
+	if err := errors.Join(f.Chmod(0o644), f.Sync()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), c.blob(sum)); err != nil {
+		return err
+	}
+	c.remember(sum)
+	return nil
 }
 
 func (c *cache) blob(sum string) string { return filepath.Join(c.dir, "blobs", "sha256", sum) }
@@ -151,10 +162,9 @@ func (c *cache) put(write func(f *os.File) error) (deb.FileHash, error) {
 		return deb.FileHash{}, err
 	}
 	sum := deb.FileHash{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), os.Rename(f.Name(), c.blob(sum.SHA256))); err != nil {
+	if err := c.keep(f, sum.SHA256); err != nil {
 		return deb.FileHash{}, err
 	}
-	c.remember(sum.SHA256)
 	return sum, nil
 }
 

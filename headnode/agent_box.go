@@ -5,17 +5,26 @@ import (
 	"sync"
 )
 
-// Limits of messages that wait to be handled. What comes on top is dropped:
-// agents repeat what was not acknowledged.
-const (
-	boxMessages = 1024
-	boxBytes    = 16 << 20
-	allBoxBytes = 512 << 20
+// boxLimits bound the messages that wait to be handled. What comes on top is
+// dropped: agents repeat what was not acknowledged.
+type boxLimits struct {
+	messages int // of one agent
+	bytes    int // of one agent
+	all      int // bytes of all agents
+}
+
+// What machines say that are not approved has room of its own, so that
+// strangers do not use up that of nodes. A join request lists the tasks that
+// a machine still holds from the time when it was a node.
+var (
+	nodeBoxes     = boxLimits{1024, 16 << 20, 512 << 20}
+	strangerBoxes = boxLimits{4, 256 << 10, 128 << 20}
 )
 
 // boxes handles the messages of each agent one after the other, with one
 // goroutine for each agent that has any.
 type boxes struct {
+	limits boxLimits
 	ctx    context.Context // for handlers; done when the boxes stop
 	cancel context.CancelFunc
 
@@ -34,7 +43,8 @@ type boxWork struct {
 	do   func(context.Context)
 }
 
-func (b *boxes) init() {
+func (b *boxes) init(limits boxLimits) {
+	b.limits = limits
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.boxes = map[string]*box{}
 }
@@ -62,7 +72,7 @@ func (b *boxes) put(wg *sync.WaitGroup, key string, size int, do func(context.Co
 		b.boxes[key] = bx
 		wg.Go(func() { b.work(key, bx) })
 	}
-	if len(bx.queue) >= boxMessages || bx.bytes+size > boxBytes || b.bytes+size > allBoxBytes {
+	if len(bx.queue) >= b.limits.messages || bx.bytes+size > b.limits.bytes || b.bytes+size > b.limits.all {
 		return false
 	}
 	bx.queue = append(bx.queue, boxWork{size, do})

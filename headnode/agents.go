@@ -56,14 +56,15 @@ type agentsConfig struct {
 // agents at the same time. Heartbeats are looked at as they come, so that
 // slow work for a node does not make it look dead.
 type Agents struct {
-	cfg      agentsConfig
-	auth     *agentAuth
-	listener *agentListener
-	server   *server.Server
-	conn     *nats.Conn
-	sink     taskSink
-	work     sync.WaitGroup
-	boxes    boxes
+	cfg       agentsConfig
+	auth      *agentAuth
+	listener  *agentListener
+	server    *server.Server
+	conn      *nats.Conn
+	sink      taskSink
+	work      sync.WaitGroup
+	boxes     boxes // messages of nodes that wait
+	strangers boxes // and those of other machines
 }
 
 var _ agentWire = (*Agents)(nil)
@@ -82,7 +83,8 @@ const (
 func newAgents(cfg agentsConfig) *Agents {
 	cfg.Limits.setDefaults()
 	a := &Agents{cfg: cfg}
-	a.boxes.init()
+	a.boxes.init(nodeBoxes)
+	a.strangers.init(strangerBoxes)
 	a.auth = &agentAuth{
 		token: rand.Text(), nodes: cfg.Nodes, limits: cfg.Limits, log: cfg.Log, warn: cfg.Warn,
 		conns:  map[string]agentSession{},
@@ -190,6 +192,7 @@ func (a *Agents) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			a.conn.Close()
 			a.boxes.stop()
+			a.strangers.stop()
 			a.work.Wait()
 			return nil
 		case <-tick.C:
@@ -247,7 +250,15 @@ func invalidMessage(what string, err error) error {
 }
 
 func (a *Agents) onJoin(key, _ string, m *nats.Msg) {
-	a.boxes.put(&a.work, key, len(m.Data), func(ctx context.Context) {
+	boxes := &a.boxes
+	if !a.cfg.Nodes.isApproved(key) {
+		boxes = &a.strangers
+		if len(m.Data) > strangerBoxes.bytes {
+			a.respond(m, nil, &api.Error{Code: api.CodeTooLarge, Msg: fmt.Sprintf("the join request has %d bytes, %d are taken", len(m.Data), strangerBoxes.bytes)})
+			return
+		}
+	}
+	boxes.put(&a.work, key, len(m.Data), func(ctx context.Context) {
 		var req api.JoinRequest
 		if err := json.Unmarshal(m.Data, &req); err != nil {
 			a.respond(m, nil, invalidMessage("join request", err))

@@ -579,6 +579,26 @@ func TestUnprovedConnectionsAreLimited(t *testing.T) {
 	})
 }
 
+func TestStrangersSayLittle(t *testing.T) {
+	p := openPort(t, t.TempDir(), AgentLimits{})
+	e := newPeer(t, mac1)
+	c := e.connect(p)
+	req := e.request()
+	req.Hardware.Product = strings.Repeat("x", strangerBoxes.bytes)
+	data, err := json.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Request(api.SubjectJoin+e.key, data, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := api.DecodeError(m.Data); got == nil || got.Code != api.CodeTooLarge {
+		t.Errorf("a join request of %d bytes is answered with %s", len(data), m.Data)
+	}
+	e.mustJoin(c, api.JoinPending)
+}
+
 func TestPendingAreLimited(t *testing.T) {
 	p := openPort(t, t.TempDir(), AgentLimits{PendingPerIP: 3})
 	var conns []*nats.Conn

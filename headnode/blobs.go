@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,17 +82,30 @@ func (b *blobs) put(ctx context.Context, sum string, r io.Reader) error {
 	if got := hex.EncodeToString(hash.Sum(nil)); got != sum {
 		return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("content has hash %s instead of %s", got, sum), Hint: "it changed on the way or while it was read; send it again"}
 	}
-	err = errors.Join(f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), b.path(sum))
-	}
-	if err == nil {
-		err = store.SyncDir(b.dir)
-	}
-	if err != nil {
+	if err := store.PlaceDurable(f, b.path(sum), 0o644); err != nil {
 		return blobError(sum, err)
 	}
 	return nil
+}
+
+// removeUnused removes blobs that are older than before and not in use: of
+// uploads whose image was never published.
+func (b *blobs) removeUnused(used map[string]bool, before time.Time) (removed int, err error) {
+	entries, err := os.ReadDir(b.dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !isSHA256(e.Name()) || used[e.Name()] || !info.ModTime().Before(before) {
+			continue
+		}
+		if err := os.Remove(b.path(e.Name())); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
 }
 
 // check reads a blob and compares size and hash.

@@ -119,6 +119,38 @@ func putAll(t *testing.T, im *Images, content map[string][]byte) {
 	}
 }
 
+func TestUploadsOfNoImageAreRemoved(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	open := func() *Images {
+		im, err := openImages(dir, func() time.Time { return now }, func(string) []string { return nil }, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return im
+	}
+	im := open()
+	first, content, m := build("compute", "1")
+	putAll(t, im, content)
+	if _, err := im.Publish(t.Context(), "root", first, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, content, other := build("compute", "2")
+	putAll(t, im, content)
+	there := func() (published, unpublished bool) {
+		im = open()
+		_, published = im.HasBlob(m.Artifacts[0].SHA256)
+		_, unpublished = im.HasBlob(other.Artifacts[0].SHA256)
+		return published, unpublished
+	}
+	if a, b := there(); !a || !b {
+		t.Errorf("after a start at once there are %v, %v, want both", a, b)
+	}
+	now = now.Add(uploadGrace + time.Hour)
+	if a, b := there(); !a || b {
+		t.Errorf("after a start a day later there are %v, %v, want the published one", a, b)
+	}
+}
+
 func TestImages(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()

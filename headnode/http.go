@@ -24,7 +24,8 @@ import (
 // Limits of the users' API.
 const (
 	maxBody        = 16 << 20 // of a request that is not an upload
-	maxConnections = 1024     // of one listener
+	maxConnections = 2048     // of one listener
+	maxOfPeer      = 1024     // of one user or address among them
 	shutdownWait   = 2 * time.Second
 )
 
@@ -174,6 +175,7 @@ func writeError(w http.ResponseWriter, err error) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if e.Code == api.CodeUnauthenticated {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="muster"`)
+		w.Header().Set("Connection", "close") // a stranger does not keep it
 	}
 	w.WriteHeader(e.Code.HTTPStatus())
 	json.NewEncoder(w).Encode(api.ErrorReply{Err: e})
@@ -244,11 +246,11 @@ func (s *httpServer) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	serve(limit(s.cfg.Unix), s.users)
+	serve(limit(s.cfg.Unix, maxConnections, maxOfPeer), s.users)
 	if s.cfg.TCP != nil {
-		serve(tls.NewListener(limit(s.cfg.TCP), s.cfg.TLS), s.users)
+		serve(tls.NewListener(limit(s.cfg.TCP, maxConnections, maxOfPeer), s.cfg.TLS), s.users)
 	}
-	serve(limit(s.cfg.Internal), s.boot)
+	serve(limit(s.cfg.Internal, maxConnections, maxConnections), s.boot)
 	return g.Wait()
 }
 

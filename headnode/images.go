@@ -50,6 +50,10 @@ type published struct {
 	when time.Time
 }
 
+// uploadGrace is how long an uploaded artifact waits for its image to be
+// published. Older ones are removed when the head starts.
+const uploadGrace = 24 * time.Hour
+
 // maxCmdline is what the kernel takes on x86 (COMMAND_LINE_SIZE), less what
 // the boot script adds.
 const maxCmdline = 1500
@@ -76,6 +80,12 @@ func openImages(dir string, now clock, runs func(string) []string, log *slog.Log
 	}
 	if err := im.load(); err != nil {
 		return nil, fmt.Errorf("opening image store %s: %w", dir, err)
+	}
+	switch n, err := im.blobs.removeUnused(im.used(""), now().Add(-uploadGrace)); {
+	case err != nil:
+		log.Warn("uploads of no image stay", "err", err)
+	case n > 0:
+		log.Info("uploads of no image removed", "files", n)
 	}
 	return im, nil
 }
@@ -207,7 +217,7 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 			return api.Image{}, err
 		}
 		if _, ok := im.blobs.size(a.SHA256); !ok {
-			return api.Image{}, &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("artifact %s of image %s was not uploaded", a.Name, m.Name), Hint: "upload it first: PUT /v1/blobs/" + a.SHA256}
+			return api.Image{}, notUploaded(m, a)
 		}
 		if err := im.blobs.check(a.SHA256, a.Size); err != nil {
 			return api.Image{}, &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("artifact %s of image %s: %v", a.Name, m.Name, err)}
@@ -215,6 +225,12 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 	}
 	im.write.Lock()
 	defer im.write.Unlock()
+	for _, a := range m.Artifacts {
+		// Checking took time, in which another image may have been removed.
+		if _, ok := im.blobs.size(a.SHA256); !ok {
+			return api.Image{}, notUploaded(m, a)
+		}
+	}
 	im.mu.Lock()
 	names := im.names.clone()
 	_, again := im.all[m.ID]
@@ -242,6 +258,10 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 	return v, nil
 }
 
+func notUploaded(m images.Manifest, a images.Artifact) error {
+	return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("artifact %s of image %s was not uploaded", a.Name, m.Name), Hint: "upload it first: PUT /v1/blobs/" + a.SHA256 + "?for=image"}
+}
+
 func (n imageNames) clone() imageNames {
 	names := make(map[string]string, len(n.Names)+1)
 	for k, v := range n.Names {
@@ -249,6 +269,21 @@ func (n imageNames) clone() imageNames {
 	}
 	n.Names = names
 	return n
+}
+
+// used are the artifacts of all images but one.
+func (im *Images) used(but string) map[string]bool {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	used := map[string]bool{}
+	for id, p := range im.all {
+		for _, a := range p.Artifacts {
+			if id != but {
+				used[a.SHA256] = true
+			}
+		}
+	}
+	return used
 }
 
 // writeNames makes names durable, then visible.
@@ -338,15 +373,8 @@ func (im *Images) Remove(_ context.Context, actor, ref string) error {
 	}
 	im.mu.Lock()
 	names := im.names.clone()
-	keep := map[string]bool{}
-	for id, o := range im.all {
-		for _, a := range o.Artifacts {
-			if id != p.ID {
-				keep[a.SHA256] = true
-			}
-		}
-	}
 	im.mu.Unlock()
+	keep := im.used(p.ID)
 	if names.Default == p.ID {
 		return &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("image %s is the default", p.Name), Hint: "choose another first: muster image default NAME"}
 	}

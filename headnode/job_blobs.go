@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"muster/api"
+	"muster/headnode/store"
 )
 
 // blobGrace is how long an uploaded file waits for a job that names it.
@@ -94,7 +95,7 @@ func (b *jobBlobs) put(sum string, r io.Reader) error {
 	case hex.EncodeToString(h.Sum(nil)) != sum:
 		return invalid("send it again", "the file's SHA-256 is %x, the request says %s", h.Sum(nil), sum)
 	}
-	if err := errors.Join(f.Sync(), os.Rename(f.Name(), b.path(sum)), syncDir(b.dir)); err != nil {
+	if err := store.PlaceDurable(f, b.path(sum), 0o600); err != nil {
 		return fmt.Errorf("storing an uploaded file: %w", err)
 	}
 	b.mu.Lock()

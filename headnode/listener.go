@@ -2,24 +2,33 @@ package headnode
 
 import (
 	"net"
+	"net/netip"
+	"strconv"
 	"sync"
 )
 
 // limitedListener accepts a connection only while fewer than its capacity are
-// open.
+// open. One more of a peer (an address, or a user of this machine) that has its
+// share of them is closed at once, so that nobody shuts all others out.
 type limitedListener struct {
 	net.Listener
+	share int
 	slots chan struct{}
 	done  chan struct{}
 	once  sync.Once
+
+	mu    sync.Mutex
+	peers map[string]int // open connections
 }
 
-// limit bounds the connections of ln, which may be nil.
-func limit(ln net.Listener) net.Listener {
+// limit bounds the connections of ln, which may be nil, and those of each peer.
+func limit(ln net.Listener, total, share int) net.Listener {
 	if ln == nil {
 		return nil
 	}
-	return &limitedListener{Listener: ln, slots: make(chan struct{}, maxConnections), done: make(chan struct{})}
+	return &limitedListener{
+		Listener: ln, share: share, slots: make(chan struct{}, total), done: make(chan struct{}), peers: map[string]int{},
+	}
 }
 
 // Accept waits for a free slot, then for a connection.
@@ -29,12 +38,51 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	case <-l.done:
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			<-l.slots
+			return nil, err
+		}
+		peer := peerName(c)
+		if l.admit(peer) {
+			return &limitedConn{Conn: c, release: func() { l.release(peer) }}, nil
+		}
+		c.Close()
 	}
-	return &limitedConn{Conn: c, release: func() { <-l.slots }}, nil
+}
+
+// peerName tells whose connection it is.
+func peerName(c net.Conn) string {
+	switch c := c.(type) {
+	case *net.UnixConn:
+		return "uid " + strconv.FormatUint(uint64(peerOf(c).uid), 10)
+	case *net.TCPConn:
+		if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			return ip.Unmap().String()
+		}
+	}
+	return ""
+}
+
+func (l *limitedListener) admit(peer string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.peers[peer] >= l.share {
+		return false
+	}
+	l.peers[peer]++
+	return true
+}
+
+func (l *limitedListener) release(peer string) {
+	l.mu.Lock()
+	if l.peers[peer]--; l.peers[peer] <= 0 {
+		delete(l.peers, peer)
+	}
+	l.mu.Unlock()
+	<-l.slots
 }
 
 // Close ends Accept.

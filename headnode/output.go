@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"muster/api"
+	"muster/headnode/store"
 )
 
 const (
@@ -370,7 +371,7 @@ func (l *taskLog) sync(thenClose bool) {
 	if need {
 		err = unix.Fdatasync(int(f.Fd()))
 		if err == nil && created {
-			err = errors.Join(syncDir(filepath.Dir(f.Name())), syncDir(l.out.cfg.Dir))
+			err = errors.Join(store.SyncDir(filepath.Dir(f.Name())), store.SyncDir(l.out.cfg.Dir))
 		}
 	}
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 
 	"muster/api"
 )
@@ -152,14 +151,4 @@ func readChunks(b []byte, off, from int64, task int) (frames []api.Frame, used i
 		off += int64(n)
 	}
 	return frames, used, off, nil
-}
-
-// syncDir makes the entries of a folder durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

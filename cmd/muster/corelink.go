@@ -99,6 +99,10 @@ func (l *coreLink) run(ctx context.Context) error {
 				if err == nil || ctx.Err() != nil {
 					break
 				}
+				if api.CodeOf(err) == api.CodeInvalid {
+					l.log.Error("boot event refused by core", "mac", e.MAC, "stage", e.Stage, "err", err)
+					break // it would be refused for ever, and keep all others waiting
+				}
 				l.log.Warn("boot event not taken by core, trying again", "err", err, "wait", wait)
 				select {
 				case <-ctx.Done():

@@ -106,18 +106,29 @@ func WriteFileDurable(path string, data []byte, mode os.FileMode) error {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	defer os.Remove(f.Name()) // gone after the rename
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		err = SyncDir(dir)
+	if _, err = f.Write(data); err == nil {
+		err = PlaceDurable(f, path, mode)
 	}
 	if err != nil {
+		f.Close()
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
+}
+
+// PlaceDurable gives a temporary file, whole and in path's own folder, its name
+// for good. It closes f when it succeeds; what could not be synced gets no name.
+func PlaceDurable(f *os.File, path string, mode os.FileMode) error {
+	if err := errors.Join(f.Chmod(mode), f.Sync()); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
 }
 
 // SyncDir makes the names in a folder durable.
