@@ -67,7 +67,7 @@ func CacheDir(getenv func(string) string) (string, error) {
 }
 
 // Build makes the image that cfg.Definition describes in cfg.Out: vmlinuz,
-// initramfs.zst, the network boot programs and, last, manifest.json. An image that is
+// initramfs.zst, the network boot programs, NAME.iso and, last, manifest.json. An image that is
 // there already and whole is left as it is.
 //
 // Several builds may run at once, with one cache and even with one Out.
@@ -108,11 +108,13 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepKernel, End: true, Cached: cached, Detail: fmt.Sprintf("%s, %d modules", kernel.Release, kernel.Count)})
-	loaders, cached, err := loaderStep(ctx, cfg, store, during(StepLoaders, cfg, client), lock)
-	if err != nil {
-		return nil, err
+	var loaders loaderFiles
+	if wanted, _ := cfg.Definition.Wants(images.MediumNetboot); wanted {
+		if loaders, cached, err = loaderStep(ctx, cfg, store, during(StepLoaders, cfg, client), lock); err != nil {
+			return nil, err
+		}
+		cfg.Progress(Event{Step: StepLoaders, End: true, Cached: cached})
 	}
-	cfg.Progress(Event{Step: StepLoaders, End: true, Cached: cached})
 	commands, err := buildGoCommands(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -123,8 +125,15 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepInitramfs, End: true, Cached: cached, Detail: fmt.Sprintf("%.1f MB", float64(archive.File.Size)/1e6)})
-	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive)
-	if err := write(ctx, cfg.Out, store, manifest); err != nil {
+	iso, cached, err := isoStep(ctx, cfg, store, during(StepISO, cfg, client), lock, ids, kernel, archive)
+	if err != nil {
+		return nil, err
+	}
+	if iso != nil {
+		cfg.Progress(Event{Step: StepISO, End: true, Cached: cached, Detail: fmt.Sprintf("%.1f MB", float64(iso.File.Size)/1e6)})
+	}
+	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive, iso)
+	if err := write(ctx, cfg, store, manifest); err != nil {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepWrite, End: true, Detail: cfg.Out})

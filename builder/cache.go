@@ -100,6 +100,9 @@ func (c *cache) keep(f *os.File, sum string) error {
 	return nil
 }
 
+// tmp is a folder for files that are being written, on the file system of the blobs.
+func (c *cache) tmp() string { return filepath.Join(c.dir, "tmp") }
+
 func (c *cache) blob(sum string) string { return filepath.Join(c.dir, "blobs", "sha256", sum) }
 
 func (c *cache) remember(sum string) {
@@ -303,7 +306,11 @@ func hashFile(name string) (deb.FileHash, error) {
 		return deb.FileHash{}, err
 	}
 	defer f.Close()
+	return hashReader(f)
+}
+
+func hashReader(r io.Reader) (deb.FileHash, error) {
 	var h hash.Hash = sha256.New()
-	n, err := io.Copy(h, f)
+	n, err := io.Copy(h, r)
 	return deb.FileHash{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
 }

@@ -102,6 +102,11 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 		return nil, fmt.Errorf("network boot programs: %w", err)
 	}
 	take(images.RoleLoader, loader)
+	for _, name := range images.MediumPackages() {
+		if p, err := index.Latest(name); err == nil {
+			take(images.RoleMedium, p)
+		} // else no medium can be made from this archive: said to who asks for one
+	}
 	for _, g := range images.FirmwareGroups() {
 		if !slices.Contains(d.Firmware, g.Name) {
 			continue

@@ -10,6 +10,7 @@ const (
 	StepLoaders   Step = "loaders"   // network boot programs
 	StepCommands  Step = "commands"  // compile the definition's own Go commands
 	StepInitramfs Step = "initramfs" // assemble and compress
+	StepISO       Step = "iso"       // CD and USB stick
 	StepWrite     Step = "write"     // put artifacts and manifest in place
 )
 

@@ -18,7 +18,7 @@ import (
 const manifestName = "manifest.json"
 
 // manifestOf lists what an image consists of.
-func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile) *images.Manifest {
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile, iso *isoFile) *images.Manifest {
 	m := &images.Manifest{
 		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
 		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
@@ -34,7 +34,15 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderF
 			Client: x.Client, Arch: x.Arch, Package: x.Package,
 		})
 	}
+	if iso != nil {
+		m.Artifacts = append(m.Artifacts, images.Artifact{
+			Kind: images.KindISO, Name: mediumName(cfg.Definition), Size: iso.File.Size, SHA256: iso.File.SHA256, Site: &iso.Site,
+		})
+	}
 	for _, p := range lock.Packages {
+		if p.Role == images.RoleMedium && iso == nil {
+			continue
+		}
 		m.Packages = append(m.Packages, p.Package())
 	}
 	return m
@@ -42,7 +50,12 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderF
 
 // write puts the artifacts into dir and then the manifest. What is there and right stays;
 // nothing is changed in place, since somebody may be reading it.
-func write(ctx context.Context, dir string, c *cache, m *images.Manifest) error {
+func write(ctx context.Context, cfg Config, c *cache, m *images.Manifest) error {
+	dir := cfg.Out
+	site, err := siteSegment(cfg.Definition.Site, m.Time)
+	if err != nil {
+		return err
+	}
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
@@ -60,7 +73,7 @@ func write(ctx context.Context, dir string, c *cache, m *images.Manifest) error 
 		}
 		want := deb.FileHash{Size: a.Size, SHA256: a.SHA256}
 		file := filepath.Join(dir, a.Name)
-		if got, err := hashFile(file); err == nil && got == want {
+		if isWritten(file, a, want, site) {
 			continue
 		}
 		if old != nil { // from here on the old image is not whole
@@ -69,7 +82,7 @@ func write(ctx context.Context, dir string, c *cache, m *images.Manifest) error 
 			}
 			old, same = nil, false
 		}
-		if err := copyBlob(c, want, file); err != nil {
+		if err := copyBlob(c, want, file, a.Site, site); err != nil {
 			return fmt.Errorf("writing %s: %w", a.Name, err)
 		}
 	}
@@ -82,7 +95,19 @@ func write(ctx context.Context, dir string, c *cache, m *images.Manifest) error 
 	return nil
 }
 
-func copyBlob(c *cache, want deb.FileHash, name string) error {
+// isWritten says whether an artifact is there and right, a medium with this site segment.
+func isWritten(file string, a images.Artifact, want deb.FileHash, site []byte) bool {
+	if a.Site == nil {
+		got, err := hashFile(file)
+		return err == nil && got == want
+	}
+	got, segment, err := hashMedium(file, *a.Site)
+	return err == nil && got == want && bytes.Equal(segment, site)
+}
+
+// copyBlob copies a file from the cache; one with a place for a site segment
+// gets that.
+func copyBlob(c *cache, want deb.FileHash, name string, place *images.Range, site []byte) error {
 	r, err := c.open(want)
 	if err != nil {
 		return err
@@ -94,6 +119,9 @@ func copyBlob(c *cache, want deb.FileHash, name string) error {
 	}
 	defer os.Remove(f.Name())
 	_, err = io.Copy(f, r)
+	if err == nil && place != nil {
+		_, err = f.WriteAt(site, place.Offset)
+	}
 	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}

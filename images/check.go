@@ -53,6 +53,8 @@ func (d *Definition) Check() error {
 	for _, c := range d.GoCommands {
 		add(checkGoCommand(c))
 	}
+	add(checkMedia(d.Media))
+	add(d.Site.Check())
 	seen := make(map[string]bool)
 	for i := range d.Files {
 		f := &d.Files[i]

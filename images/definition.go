@@ -29,6 +29,10 @@ type Definition struct {
 	GoCommands []string `yaml:"go-commands" json:"-"`               // import paths with version, or folders
 	Files      []File   `yaml:"files" json:"files,omitempty"`
 	Packages   []string `yaml:"packages" json:"packages,omitempty"` // of the userland
+
+	// Neither has an influence on the image itself.
+	Media []string `yaml:"media" json:"-"` // see [Media]; nil: all that can be made
+	Site  Site     `yaml:"site" json:"-"`
 }
 
 // Kernel says which kernel an image has and how it is started.
@@ -121,7 +125,8 @@ func (d *Definition) RequestHash() string {
 	return hashJSON(struct {
 		Arch, Suite, Kernel string
 		Firmware, Packages  []string
-	}{d.Arch, d.Suite, d.Kernel.Package, d.Firmware, d.Packages})
+		Loaders             []string // of media, which every lock has
+	}{d.Arch, d.Suite, d.Kernel.Package, d.Firmware, d.Packages, MediumPackages()})
 }
 
 // hashJSON hashes the JSON form of v, whose fields have a fixed order.

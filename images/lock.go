@@ -31,7 +31,15 @@ const (
 	RoleKernel   Role = "kernel"
 	RoleLoader   Role = "loader"   // network boot programs
 	RoleFirmware Role = "firmware" // files for devices
+	RoleMedium   Role = "medium"   // boot loaders of CDs and sticks
 )
+
+// MediumPackages are the packages with the boot loaders of CDs and sticks. A
+// lock has those that the archive has, whatever media a definition asks for: its media have
+// no influence on the image ID.
+func MediumPackages() []string {
+	return []string{"grub-efi-amd64-signed", "isolinux", "shim-helpers-amd64-signed", "shim-signed", "syslinux-common"}
+}
 
 // Lock pins every package that an image is built from. Two builds from one
 // lock take the same packages, wherever and whenever they run. It is kept beside the

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,6 +37,7 @@ const (
 	KindKernel    ArtifactKind = "kernel"
 	KindInitramfs ArtifactKind = "initramfs"
 	KindLoader    ArtifactKind = "loader" // network boot program
+	KindISO       ArtifactKind = "iso"    // hybrid file for CD and USB stick
 )
 
 // Artifact is one output file.
@@ -50,6 +52,23 @@ type Artifact struct {
 	Client  string `json:"client,omitempty"` // bios or uefi
 	Arch    string `json:"arch,omitempty"`
 	Package string `json:"package,omitempty"` // name and version: ipxe 1.21.1+…
+
+	// Site is where the site segment of a medium is. It may be rewritten at any
+	// time, so SHA256 is that of the file with zero bytes in this place.
+	Site *Range `json:"site,omitempty"`
+}
+
+// Range is a part of a file, in bytes.
+type Range struct {
+	Offset int64 `json:"offset"`
+	Size   int64 `json:"size"`
+}
+
+// Netboot returns the manifest without the artifacts of media, which no head serves.
+func (m *Manifest) Netboot() *Manifest {
+	n := *m
+	n.Artifacts = slices.DeleteFunc(slices.Clone(m.Artifacts), func(a Artifact) bool { return a.Kind == KindISO })
+	return &n
 }
 
 // Package names a Debian package, binary and source.
@@ -133,6 +152,8 @@ func (a Artifact) check() error {
 		return fmt.Errorf("artifact %s: size is %d", a.Name, a.Size)
 	case !sha256RE.MatchString(a.SHA256):
 		return fmt.Errorf("artifact %s: sha256 %q is no SHA-256", a.Name, a.SHA256)
+	case a.Site != nil && (a.Site.Offset < 0 || a.Site.Size <= 0 || a.Site.Size > a.Size || a.Site.Offset > a.Size-a.Site.Size):
+		return fmt.Errorf("artifact %s: its site segment is not in it", a.Name)
 	}
 	return nil
 }

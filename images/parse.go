@@ -128,6 +128,8 @@ func merge(base, d *Definition) *Definition {
 	m.GoCommands = mergeList(base.GoCommands, d.GoCommands)
 	m.Packages = mergeList(base.Packages, d.Packages)
 	m.Files = mergeFiles(base.Files, d.Files)
+	m.Media = mergeList(base.Media, d.Media)
+	m.Site = mergeSite(base.Site, d.Site)
 	return &m
 }
 

@@ -18,8 +18,8 @@ import (
 // 1 KiB. The partition type does not decide what a FAT is: the clusters do.
 const minESP = 8 * mib
 
-// makeESP returns a FAT16 file system with the files.
-func makeESP(files []File, t time.Time) ([]byte, error) {
+// makeESP returns a FAT16 file system with the files. dir is for a temporary file.
+func makeESP(files []File, t time.Time, dir string) ([]byte, error) {
 	var total int64
 	contents := make([][]byte, len(files))
 	for i, x := range files {
@@ -31,7 +31,7 @@ func makeESP(files []File, t time.Time) ([]byte, error) {
 		total += int64(len(data)) + 4096
 	}
 	size := max(minESP, (total+total/16+mib)/mib*mib+mib)
-	f, err := os.CreateTemp("", "muster-esp-*")
+	f, err := os.CreateTemp(dir, "esp-*")
 	if err != nil {
 		return nil, err
 	}

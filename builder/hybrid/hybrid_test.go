@@ -208,7 +208,7 @@ func FuzzOpen(f *testing.F) {
 
 // FuzzFAT reads what may be a FAT.
 func FuzzFAT(f *testing.F) {
-	good, err := makeESP(testLayout(f).ESP, time.Unix(1<<30, 0))
+	good, err := makeESP(testLayout(f).ESP, time.Unix(1<<30, 0), f.TempDir())
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func Write(f *os.File, l Layout, dir string) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
-	esp, err := makeESP(l.ESP, l.Time)
+	esp, err := makeESP(l.ESP, l.Time, dir)
 	if err != nil {
 		return fmt.Errorf("writing the ESP: %w", err)
 	}

@@ -36,13 +36,13 @@ func newBuildCommand() *cobra.Command {
 	var r buildRequest
 	c := &cobra.Command{
 		Use:   "build DEFINITION",
-		Short: "Build an image: kernel, initramfs and network boot programs",
+		Short: "Build an image: network boot files, and an ISO file for CD and USB stick",
 		Long: `Build an image from a definition: a YAML file, or the name of one that muster
 brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the initramfs,
-the network boot programs, the lock that pins every package, and manifest.json.
-The same lock gives the same bytes, whoever builds it and where; the time of all
-files is that of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other
-programs.`,
+the network boot programs, NAME.iso for CD and USB stick, the lock that pins
+every package, and manifest.json. The same lock gives the same bytes, whoever
+builds it and where; the time of all files is that of the lock, or
+SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
 		Example: `  muster build compute
   muster build ./mine.yaml --output mine
   muster build compute --update        # with the newest packages`,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -95,6 +96,13 @@ func publish(ctx context.Context, c *client.Client, dir string, makeDefault *boo
 	m, err := images.ParseManifest(filepath.Join(dir, "manifest.json"), raw)
 	if err != nil {
 		return api.Image{}, usagef("reading the manifest: %w", err)
+	}
+	// Machines fetch what they boot over the network; media stay where they are.
+	if n := m.Netboot(); len(n.Artifacts) < len(m.Artifacts) {
+		m = n
+		if raw, err = json.Marshal(m); err != nil {
+			return api.Image{}, err
+		}
 	}
 	for _, a := range m.Artifacts {
 		has, err := c.HasImageBlob(ctx, a.SHA256)

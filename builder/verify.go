@@ -1,0 +1,331 @@
+package builder
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"muster/builder/hybrid"
+	"muster/images"
+	"muster/initramfs"
+)
+
+// Checked is a file that was found to be what it should be.
+type Checked struct {
+	Name string `json:"name"`
+	Kind string `json:"kind"` // of artifact
+	What string `json:"what"` // for people
+	// Against says what it was compared with: the manifest, or the list on the
+	// medium itself.
+	Against string  `json:"against"`
+	Medium  *Medium `json:"medium,omitempty"`
+}
+
+const (
+	againstManifest = "manifest"
+	againstList     = "its own list"
+)
+
+// Verify reads an artifact, a folder with an image, or a stick, and checks all
+// of its structure and contents. Nothing is booted and nothing is changed. The error names
+// everything that differs.
+func Verify(name string) ([]Checked, error) {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().IsRegular() && filepath.Base(name) == manifestName {
+		name = filepath.Dir(name)
+		if fi, err = os.Stat(name); err != nil {
+			return nil, err
+		}
+	}
+	if fi.IsDir() {
+		return verifyFolder(name)
+	}
+	m, err := manifestBeside(name)
+	if err != nil {
+		return nil, err
+	}
+	if m != nil {
+		for _, a := range m.Artifacts {
+			if a.Name == filepath.Base(name) {
+				c, err := verifyArtifact(filepath.Dir(name), m, a)
+				return []Checked{c}, err
+			}
+		}
+	}
+	c, err := verifyMedium(name)
+	if err != nil {
+		return nil, fmt.Errorf("verifying %s: %w", name, err)
+	}
+	return []Checked{c}, nil
+}
+
+func readManifest(dir string) (*images.Manifest, error) {
+	name := filepath.Join(dir, manifestName)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return images.ParseManifest(name, text)
+}
+
+// manifestBeside returns the manifest in the folder of a regular file, or nil.
+func manifestBeside(name string) (*images.Manifest, error) {
+	m, err := readManifest(filepath.Dir(name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return m, err
+}
+
+func verifyFolder(dir string) ([]Checked, error) {
+	m, err := readManifest(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s is no image: it has no %s, which a build writes last; build it (again) with: muster build", dir, manifestName)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []Checked
+	var errs []error
+	for _, a := range m.Artifacts {
+		c, err := verifyArtifact(dir, m, a)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, c)
+	}
+	return out, errors.Join(errs...)
+}
+
+// verifyArtifact checks a file of an image against its manifest and itself.
+func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked, error) {
+	name := filepath.Join(dir, filepath.FromSlash(a.Name))
+	c := Checked{Name: name, Kind: string(a.Kind), Against: againstManifest}
+	var err error
+	switch a.Kind {
+	case images.KindISO:
+		err = verifyISO(name, m, a, &c)
+	case images.KindInitramfs:
+		if err = sameHash(name, a); err == nil {
+			c.What, err = verifyInitramfs(name, m)
+		}
+	case images.KindKernel:
+		c.What = "kernel " + m.Kernel
+		err = sameHash(name, a)
+	default:
+		c.What = strings.TrimSpace(strings.Join([]string{"network boot program", "of", a.Package}, " "))
+		err = sameHash(name, a)
+	}
+	if err != nil {
+		return c, fmt.Errorf("verifying %s: %w", name, err)
+	}
+	return c, nil
+}
+
+func sameHash(name string, a images.Artifact) error {
+	got, err := hashFile(name)
+	switch {
+	case err != nil:
+		return err
+	case got.Size != a.Size:
+		return fmt.Errorf("it has %d bytes, the manifest says %d", got.Size, a.Size)
+	case got.SHA256 != a.SHA256:
+		return fmt.Errorf("its SHA-256 is %s, the manifest says %s", got.SHA256, a.SHA256)
+	}
+	return nil
+}
+
+// verifyInitramfs reads the archive and compares it with its own list of files.
+func verifyInitramfs(name string, m *images.Manifest) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	a, err := initramfs.ReadCPIO(f)
+	if err != nil {
+		return "", err
+	}
+	id := ""
+	for _, r := range a.Records {
+		if r.Path == "etc/muster/image" {
+			id = strings.TrimSpace(string(r.Data))
+		}
+	}
+	if id != m.ID {
+		return "", fmt.Errorf("it is of image %q, the manifest is of %s", id, m.ID)
+	}
+	return fmt.Sprintf("initramfs, %d files", len(a.Records)), nil
+}
+
+// verifyISO checks a medium with the manifest beside it. Where its hash differs, the medium's
+// own list finds out which file it is.
+func verifyISO(name string, m *images.Manifest, a images.Artifact, c *Checked) error {
+	own, err := verifyMedium(name)
+	if err != nil {
+		return err
+	}
+	c.What, c.Medium = own.What, own.Medium
+	if own.Medium.ID != m.ID {
+		return fmt.Errorf("it is of image %s, the manifest is of %s", own.Medium.ID, m.ID)
+	}
+	if a.Site == nil {
+		return errors.New("the manifest does not say where its site segment is")
+	}
+	sum, _, err := hashMedium(name, *a.Site)
+	switch {
+	case err != nil:
+		return err
+	case sum.Size != a.Size:
+		return fmt.Errorf("it has %d bytes, the manifest says %d", sum.Size, a.Size)
+	case sum.SHA256 != a.SHA256:
+		return fmt.Errorf("its SHA-256 without the site segment is %s, the manifest says %s; all files on it are as they should be, so the difference is "+
+			"in its boot code, tables or directories", sum.SHA256, a.SHA256)
+	}
+	return nil
+}
+
+// verifyMedium checks a medium against the list of files on it.
+func verifyMedium(name string) (Checked, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return Checked{}, err
+	}
+	defer f.Close()
+	m, im, err := readMedium(f)
+	if err != nil {
+		return Checked{}, err
+	}
+	list, err := readMediumList(im)
+	if err != nil {
+		return Checked{}, err
+	}
+	if err := compareMedium(im, list); err != nil {
+		return Checked{}, err
+	}
+	return Checked{
+		Name: name, Kind: string(images.KindISO), Against: againstList, Medium: m,
+		What: fmt.Sprintf("CD and USB stick with image %s, kernel %s: BIOS by isolinux, UEFI with Secure Boot by shim and GRUB", m.Name, m.Kernel),
+	}, nil
+}
+
+// readMedium reads what a medium is, and its structure.
+func readMedium(f *os.File) (*Medium, *hybrid.Image, error) {
+	size, err := f.Seek(0, io.SeekEnd) // also of a block device
+	if err != nil {
+		return nil, nil, err
+	}
+	im, err := hybrid.Open(f, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !isMedium(im) {
+		return nil, nil, errNoMedium
+	}
+	list, err := readMediumList(im)
+	if err != nil {
+		return nil, nil, err
+	}
+	segment, err := mediumData(im, mediumSite, siteSize)
+	if err != nil {
+		return nil, nil, err
+	}
+	site, err := readSite(segment)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Medium{Name: list.Name, ID: list.ID, Kernel: list.Kernel, Time: list.Time, Size: im.Size, Site: site}, im, nil
+}
+
+func readMediumList(im *hybrid.Image) (*mediumFileList, error) {
+	text, err := mediumData(im, mediumList, maxMediumList)
+	if err != nil {
+		return nil, err
+	}
+	var list mediumFileList
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if err := dec.Decode(&list); err != nil {
+		return nil, fmt.Errorf("its list of files, %s, cannot be read: %w", mediumList, err)
+	}
+	if list.Schema != mediumListSchema {
+		return nil, fmt.Errorf("its list of files, %s, has format %d, this program knows %d; update muster", mediumList, list.Schema, mediumListSchema)
+	}
+	return &list, nil
+}
+
+func mediumData(im *hybrid.Image, name string, limit int64) ([]byte, error) {
+	r, err := im.Reader(name)
+	if err != nil {
+		return nil, err
+	}
+	if r.Size() > limit {
+		return nil, fmt.Errorf("%s has %d bytes, more than %d", name, r.Size(), limit)
+	}
+	return io.ReadAll(r)
+}
+
+// compareMedium names every file that is not as the list says.
+func compareMedium(im *hybrid.Image, list *mediumFileList) error {
+	known := map[string]bool{mediumSite: true, mediumList: true, "efi/esp.img": true, "boot/isolinux/boot.cat": true}
+	var errs []error
+	for _, want := range list.Files {
+		known[want.Path] = true
+		errs = append(errs, compareMediumFile(im, want))
+	}
+	for name := range im.Files {
+		if !known[name] {
+			errs = append(errs, fmt.Errorf("%s is on it and should not be", name))
+		}
+	}
+	esp := make(map[string]bool)
+	for _, want := range list.ESP {
+		esp[want.Path] = true
+		got, ok := im.ESP[want.Path]
+		switch {
+		case !ok:
+			errs = append(errs, fmt.Errorf("%s is missing in its UEFI partition", want.Path))
+		case hashBytes(got) != want.SHA256:
+			errs = append(errs, fmt.Errorf("%s in its UEFI partition differs: its SHA-256 is %s, should be %s", want.Path, hashBytes(got), want.SHA256))
+		}
+	}
+	for name := range im.ESP {
+		if !esp[name] {
+			errs = append(errs, fmt.Errorf("%s is in its UEFI partition and should not be", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func compareMediumFile(im *hybrid.Image, want mediumFile) error {
+	r, err := im.Reader(want.Path)
+	if err != nil {
+		return fmt.Errorf("%s is missing", want.Path)
+	}
+	got := ""
+	if want.Path == mediumBoot {
+		data, err := mediumData(im, want.Path, 16<<20)
+		if err != nil {
+			return err
+		}
+		got = hashOnMedium(want.Path, data)
+	} else {
+		sum, err := hashReader(r)
+		if err != nil {
+			return err
+		}
+		got = sum.SHA256
+	}
+	if got != want.SHA256 {
+		return fmt.Errorf("%s differs: its SHA-256 is %s, should be %s", want.Path, got, want.SHA256)
+	}
+	return nil
+}
