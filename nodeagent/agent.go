@@ -1,6 +1,7 @@
 package nodeagent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ func (a *Agent) stayConnected(ctx context.Context) {
 	if a.cfg.Head == "" {
 		a.show(func(s *Status) {
 			s.Phase = PhaseNoHead
-			s.Reason = "no head is known; give muster.head=ADDRESS on the kernel command line"
+			s.Reason = cmp.Or(a.cfg.NoHead, "no head is known; give muster.head=ADDRESS on the kernel command line")
 		})
 		<-ctx.Done()
 		return

@@ -24,6 +24,10 @@ type Config struct {
 	// in RunDir and no other is spoken to until the machine boots again.
 	Pin string
 
+	// NoHead is what the screen says where Head is empty: what a person can
+	// do about it. Empty: a sentence about the kernel command line.
+	NoHead string
+
 	// RunDir keeps the session key and the tasks, /run/muster on a node. It
 	// must be on a file system that ends with the boot.
 	RunDir string

@@ -61,6 +61,7 @@ func agentMain(args []string, stderr io.Writer) error {
 		RunDir:     *runDir,
 		CgroupRoot: *cgroups,
 		Init:       *initPath,
+		NoHead:     noHead(params),
 		Facts:      machine.facts,
 		Log:        log,
 	}
@@ -80,6 +81,7 @@ func agentMain(args []string, stderr io.Writer) error {
 func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 	screen := boot.NewScreen(boot.ScreenConfig{Consoles: m.params.Consoles, Log: m.log})
 	m.display = newDisplay(screen, m.params.Problems)
+	m.display.medium = boot.MediumText(m.params)
 	hw := boot.ReadHardware("/", m.params.BootMAC)
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -146,6 +148,14 @@ func (c *clock) Apply(head time.Time) {
 	case off.Abs() > time.Second:
 		c.log.Info("clock set", "behind", off)
 	}
+}
+
+// noHead says what a person can do where no head is known. "": what the agent says.
+func noHead(p boot.Params) string {
+	if medium := boot.Medium(p); medium == "iso" || medium == "usb" {
+		return "no head is known; write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
+	}
+	return ""
 }
 
 // headAddress adds the agents' port where the address has none.

@@ -14,6 +14,7 @@ type display struct {
 	// problems are those that are known from the start; found returns what
 	// PID 1 has noticed since.
 	problems []string
+	medium   string // that may be taken out
 	found    func() []string
 
 	mu      sync.Mutex
@@ -48,6 +49,7 @@ func (d *display) status() boot.Status {
 		Head:            a.Head,
 		Fingerprint:     a.Fingerprint,
 		HeadFingerprint: a.HeadFingerprint,
+		Medium:          d.medium,
 		Problems:        append(d.found(), d.problems...),
 	}
 	if d.lease == nil {

@@ -39,6 +39,7 @@ func newStatusCommand(at *headFlag) *cobra.Command {
 func writeStatus(w io.Writer, s api.Status, now time.Time) error {
 	rows := [][2]string{
 		{"head", fmt.Sprintf("%s, muster %s, up %s", s.Fingerprint, s.Version, ago(now, s.Started))},
+		{"pin", s.Pin},
 		{"nodes", counts(s.Nodes)},
 		{"cores", fmt.Sprintf("%d, %d busy", s.Cores, s.CoresBusy)},
 		{"memory", memory(s.MemoryMiB)},

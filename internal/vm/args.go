@@ -26,7 +26,7 @@ func arguments(cfg Config, f files) []string {
 		"-no-user-config", "-nodefaults",
 		// Without graphics SeaBIOS, and with it the boot ROM, writes to the
 		// serial port.
-		"-machine", "q35,graphics=off",
+		"-machine", cfg.machine(),
 		"-accel", cfg.Accel.argument(),
 		"-cpu", "max",
 		"-m", strconv.Itoa(cfg.MemMiB),
@@ -67,10 +67,26 @@ func arguments(cfg Config, f files) []string {
 		args = append(args, "-drive", "if=none,id=cd,format=raw,media=cdrom,readonly=on,file="+escape(cfg.CDROM),
 			"-device", "ide-cd,drive=cd"+bootIndex(cfg.Boot == BootCD, 0))
 	}
+	if cfg.USB != "" {
+		args = append(args, "-device", "qemu-xhci,id=xhci", "-drive", "if=none,id=stick,format=raw,cache=unsafe,file="+escape(cfg.USB),
+			"-device", "usb-storage,bus=xhci.0,drive=stick,removable=on"+bootIndex(cfg.Boot == BootUSB, 0))
+	}
+	if cfg.SecureBoot {
+		// Variables can be changed by the firmware only, in system management mode.
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+	}
 	for i, n := range cfg.NICs {
 		args = append(args, nicArguments(cfg, i, n, f.nics[i])...)
 	}
 	return append(args, cfg.Args...)
+}
+
+// machine is the kind of machine.
+func (cfg Config) machine() string {
+	if cfg.SecureBoot {
+		return "q35,graphics=off,smm=on"
+	}
+	return "q35,graphics=off"
 }
 
 // uefiArguments give the flash with the firmware, and choose the kind of

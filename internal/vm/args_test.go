@@ -50,7 +50,13 @@ func TestArguments(t *testing.T) {
 		"disk": {base(func(c *Config) { c.Disk, c.Boot = "/a,b", BootDisk }), tap, []string{
 			"file=/a,,b -device virtio-blk-pci,drive=disk,bootindex=1",
 		}, nil},
-		"CD":            {base(func(c *Config) { c.CDROM, c.Boot = "/x.iso", BootCD }), tap, []string{"-device ide-cd,drive=cd,bootindex=1"}, nil},
+		"CD": {base(func(c *Config) { c.CDROM, c.Boot = "/x.iso", BootCD }), tap, []string{"-device ide-cd,drive=cd,bootindex=1"}, nil},
+		"stick": {base(func(c *Config) { c.USB, c.Boot = "/x,y.iso", BootUSB }), tap, []string{
+			"-device qemu-xhci,id=xhci", "file=/x,,y.iso -device usb-storage,bus=xhci.0,drive=stick,removable=on,bootindex=1",
+		}, nil},
+		"Secure Boot": {base(func(c *Config) { c.Firmware, c.SecureBoot = UEFI, true }), tap, []string{
+			"-machine q35,graphics=off,smm=on", "driver=cfi.pflash01,property=secure,value=on",
+		}, nil},
 		"network first": {base(func(c *Config) { c.CDROM = "/x.iso" }), tap, []string{"-device ide-cd,drive=cd -netdev"}, nil},
 		"no cable":      {base(func(c *Config) { c.NICs[0].Port = nil }), []link{{}}, []string{"-device virtio-net-pci,mac=52:54:00:00:00:01,bootindex=1"}, []string{"-netdev"}},
 		"relay":         {base(func(c *Config) { c.NICs[0].Filter = new(PlainROM).Filter }), []link{{fd: 5, stream: true}}, []string{"-netdev socket,id=net0,fd=5"}, []string{"tap"}},
@@ -95,6 +101,8 @@ func TestConfigCheck(t *testing.T) {
 		"no kernel":          {func(c *Config) { c.Initrd = "/i" }, "without a kernel"},
 		"no disk":            {func(c *Config) { c.Boot = BootDisk }, "nothing to boot from"},
 		"no CD":              {func(c *Config) { c.Boot = BootCD }, "nothing to boot from"},
+		"no stick":           {func(c *Config) { c.Boot = BootUSB }, "nothing to boot from"},
+		"BIOS, Secure Boot":  {func(c *Config) { c.Firmware, c.SecureBoot = BIOS, true }, "has no Secure Boot"},
 		"negative":           {func(c *Config) { c.MemMiB = -1 }, "negative"},
 		"no MAC":             {func(c *Config) { c.NICs = []NIC{{}} }, "no MAC"},
 		"group MAC":          {func(c *Config) { c.NICs = []NIC{{MAC: mac("01:00:5e:00:00:01")}} }, "no MAC"},
@@ -129,13 +137,13 @@ func TestFindsFirmware(t *testing.T) {
 	}
 	debian := ovmf{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"}
 	fedora := ovmf{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"}
-	if got, err := findOVMF(having(debian.code, debian.vars, fedora.code, fedora.vars)); err != nil || got != debian {
+	if got, err := findOVMF(having(debian.code, debian.vars, fedora.code, fedora.vars), ovmfPlaces); err != nil || got != debian {
 		t.Errorf("findOVMF() = %v, %v, want %v", got, err, debian)
 	}
-	if got, err := findOVMF(having(debian.code, fedora.code, fedora.vars)); err != nil || got != fedora {
+	if got, err := findOVMF(having(debian.code, fedora.code, fedora.vars), ovmfPlaces); err != nil || got != fedora {
 		t.Errorf("findOVMF() without Debian's variables = %v, %v, want %v", got, err, fedora)
 	}
-	_, err := findOVMF(having())
+	_, err := findOVMF(having(), ovmfPlaces)
 	if m, ok := errors.AsType[*Missing](err); !ok || m.Package != "ovmf" || !strings.Contains(err.Error(), "apt-get install ovmf") {
 		t.Errorf("findOVMF() with nothing = %v, want one that names the package ovmf", err)
 	}

@@ -25,6 +25,7 @@ const (
 	BootHTTP Boot = "http"
 	BootDisk Boot = "disk"
 	BootCD   Boot = "cd"
+	BootUSB  Boot = "usb"
 )
 
 // Config is a machine. Name, Dir and Firmware are required.
@@ -51,6 +52,10 @@ type Config struct {
 
 	Disk  string // raw disk image, opened for writing; "": none
 	CDROM string // ISO image; "": none
+	USB   string // raw image of a USB stick, opened for writing; "": none
+
+	// SecureBoot enforces it, with Microsoft's keys enrolled. UEFI only.
+	SecureBoot bool
 
 	// Accel is how the machine's code is run; the zero value emulates.
 	// See [DetectAccel].
@@ -116,8 +121,11 @@ func (cfg Config) check() (Config, error) {
 		return fail("a BIOS cannot boot by HTTP")
 	case cfg.Kernel == "" && (cfg.Initrd != "" || cfg.Append != ""):
 		return fail("an initramfs or command line without a kernel")
-	case cfg.Kernel == "" && cfg.Boot == BootDisk && cfg.Disk == "", cfg.Kernel == "" && cfg.Boot == BootCD && cfg.CDROM == "":
+	case cfg.Kernel == "" && cfg.Boot == BootDisk && cfg.Disk == "", cfg.Kernel == "" && cfg.Boot == BootCD && cfg.CDROM == "",
+		cfg.Kernel == "" && cfg.Boot == BootUSB && cfg.USB == "":
 		return fail("nothing to boot from: no image for %s", cfg.Boot)
+	case cfg.SecureBoot && cfg.Firmware != UEFI:
+		return fail("a BIOS has no Secure Boot")
 	case cfg.MemMiB < 0 || cfg.CPUs < 0:
 		return fail("negative memory or CPUs")
 	}

@@ -30,7 +30,7 @@ func Installed(f Firmware) error {
 		return err
 	}
 	if f == UEFI {
-		_, err := findOVMF(os.Stat)
+		_, err := findOVMF(os.Stat, ovmfPlaces)
 		return err
 	}
 	return findROM(os.Stat, defaultModel)
@@ -56,11 +56,29 @@ var ovmfPlaces = []ovmf{
 	{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
 }
 
+// secureOVMFPlaces lists where distributions put OVMF that enforces Secure Boot, with
+// variables that have Microsoft's keys.
+var secureOVMFPlaces = []ovmf{
+	{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"}, // Debian, Ubuntu
+	{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
+	{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"},
+}
+
+// InstalledSecureBoot returns nil when what a machine with Secure Boot needs is
+// installed, else a *Missing.
+func InstalledSecureBoot() error {
+	if _, err := findQEMU(); err != nil {
+		return err
+	}
+	_, err := findOVMF(os.Stat, secureOVMFPlaces)
+	return err
+}
+
 type statFunc func(name string) (fs.FileInfo, error)
 
-func findOVMF(stat statFunc) (ovmf, error) {
+func findOVMF(stat statFunc, places []ovmf) (ovmf, error) {
 	var looked []string
-	for _, p := range ovmfPlaces {
+	for _, p := range places {
 		_, codeErr := stat(p.code)
 		_, varsErr := stat(p.vars)
 		if codeErr == nil && varsErr == nil {

@@ -252,7 +252,11 @@ func (cfg Config) firmwareFiles() (files, error) {
 		}
 		return files{}, nil
 	}
-	fw, err := findOVMF(os.Stat)
+	places := ovmfPlaces
+	if cfg.SecureBoot {
+		places = secureOVMFPlaces
+	}
+	fw, err := findOVMF(os.Stat, places)
 	if err != nil {
 		return files{}, err
 	}

@@ -24,6 +24,8 @@ type Params struct {
 	Consoles []string         // muster.console: devices that show the screen, without /dev/; nil: those of the kernel
 	Medium   string           // muster.medium: pxe, http, iso or usb; see [Medium]
 	BootMAC  net.HardwareAddr // BOOTIF: the link that the firmware booted from; nil: unknown
+	Label    string           // of the site segment: text for people, such as which stick it is
+	Probe    string           // muster.probe: "network" loads drivers of network cards only; empty: of everything
 	Verbose  bool             // debug, ignore_loglevel or loglevel=: the kernel's messages stay on the consoles
 
 	// Problems are values that could not be used, each a sentence for the
@@ -38,6 +40,7 @@ type site struct {
 	Image   string `json:"image"`
 	Console string `json:"console"`
 	Medium  string `json:"medium"`
+	Label   string `json:"label"`
 }
 
 // ReadParams reads proc/cmdline and etc/muster/site.json below root, "/" on a
@@ -90,6 +93,7 @@ func (p *Params) applySite(text []byte) {
 			p.set(v.key, v.value)
 		}
 	}
+	p.Label = s.Label
 }
 
 func (p *Params) set(key, value string) {
@@ -133,6 +137,13 @@ func (p *Params) set(key, value string) {
 			p.Medium = value
 		default:
 			bad("pxe, http, iso or usb")
+		}
+	case "muster.probe":
+		switch value {
+		case "network", "all":
+			p.Probe = strings.TrimSuffix(value, "all")
+		default:
+			bad("network or all")
 		}
 	case "BOOTIF":
 		mac, err := parseBootif(value)

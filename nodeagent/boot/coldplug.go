@@ -31,6 +31,8 @@ type plugger struct {
 	log  *slog.Logger
 	wake chan struct{} // one token while there may be work
 
+	networkOnly bool // load nothing but drivers of network devices; set before the first add
+
 	mu     sync.Mutex
 	seen   map[string]struct{} // guarded by mu, as all below; at most maxAliases
 	queue  []string            // ordered by urgency
@@ -49,7 +51,7 @@ func newPlugger(load func(alias string) error, log *slog.Logger) *plugger {
 // add queues an alias that was not seen before. It may be called from any
 // goroutine.
 func (p *plugger) add(alias string) {
-	if alias == "" {
+	if alias == "" || p.networkOnly && urgency(alias) > 0 {
 		return
 	}
 	p.mu.Lock()

@@ -66,6 +66,19 @@ func Medium(p Params) string {
 	return "unknown"
 }
 
+// MediumText says for people before the machine what it was booted from, where that
+// is something to take out: nothing is read from it any more.
+func MediumText(p Params) string {
+	what := map[string]string{"iso": "CD or USB stick", "usb": "USB stick"}[Medium(p)]
+	if what == "" {
+		return ""
+	}
+	if p.Label != "" {
+		what += " " + strconv.Quote(p.Label)
+	}
+	return what + "; take it out if you like, the machine does not need it any more"
+}
+
 // systemUUID is the SMBIOS system UUID in lower case, or empty where the
 // vendor left it blank: two machines would be taken for one.
 func systemUUID(root string) string {

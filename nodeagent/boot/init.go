@@ -199,6 +199,7 @@ func (in *initProcess) devices(ctx context.Context) {
 	}
 	indexed := Uptime()
 	plug := newPlugger(func(alias string) error { return loadAlias(loader, alias) }, in.log)
+	plug.networkOnly = in.params.Probe == "network"
 	scan := func() { deviceAliases("/sys", plug.add) }
 	var work sync.WaitGroup
 	work.Go(func() { plug.run(ctx) })

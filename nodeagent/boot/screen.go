@@ -35,6 +35,7 @@ type Status struct {
 	Head            string   // address of the head
 	Fingerprint     string   // of this machine
 	HeadFingerprint string   // of the head
+	Medium          string   // that it was booted from, where there is one to take out
 	Why             string   // why it is not further
 	Type            []string // commands that a person may type, at the head
 	Problems        []string // what is wrong with the machine
@@ -196,6 +197,7 @@ func (st Status) facts() []fact {
 		}
 	}
 	add("fingerprint", fp)
+	add("medium", st.Medium)
 	add("why", st.Why)
 	for _, t := range st.Type {
 		add("type", t)
@@ -235,7 +237,7 @@ func page(st Status) string {
 	)
 	labels := map[string]string{
 		"state": "State", "name": "Name", "address": "Address", "head": "Head",
-		"why": "Why", "type": "At the head", "problem": "Problem",
+		"medium": "Medium", "why": "Why", "type": "At the head", "problem": "Problem",
 	}
 	var b strings.Builder
 	b.WriteString(home + bold + "muster" + plain + "\r\n\r\n")
@@ -295,7 +297,7 @@ func (st Status) cleaned() Status {
 	}
 	return Status{
 		State: State(c(string(st.State))), Name: c(st.Name), Address: c(st.Address), Head: c(st.Head),
-		Fingerprint: c(st.Fingerprint), HeadFingerprint: c(st.HeadFingerprint),
+		Fingerprint: c(st.Fingerprint), HeadFingerprint: c(st.HeadFingerprint), Medium: c(st.Medium),
 		Why: c(st.Why), Type: all(st.Type), Problems: all(st.Problems),
 	}
 }
