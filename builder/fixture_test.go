@@ -21,11 +21,11 @@ const (
 )
 
 // testArchive is a small Debian: a kernel, a newer one in the security suite, network
-// boot programs and firmware.
-func testArchive(t testing.TB) *debtest.Archive {
+// boot programs and firmware; and more.
+func testArchive(t testing.TB, more ...debtest.Package) *debtest.Archive {
 	t.Helper()
 	a := debtest.NewArchive(t)
-	a.Publish(t, debtest.Suite{Name: "trixie", Packages: append(kernelPackages(t, oldKernel, "6.12.9-1"),
+	more = append(more,
 		debtest.Package{Name: "ipxe", Version: "1.21", Arch: "all", Compression: ".xz", Files: []debtest.File{
 			{Path: "usr/lib/ipxe/undionly.kpxe", Data: "bios"}, {Path: "usr/lib/ipxe/snponly.efi", Data: "uefi"}, {Path: "usr/lib/ipxe/ipxe.lkrn", Data: "other"},
 		}},
@@ -35,7 +35,8 @@ func testArchive(t testing.TB) *debtest.Archive {
 			{Path: "lib/firmware/rtl_nic/link.fw", Link: "a.fw"},
 			{Path: "usr/share/doc/x", Data: "text"},
 		}},
-	)})
+	)
+	a.Publish(t, debtest.Suite{Name: "trixie", Packages: append(kernelPackages(t, oldKernel, "6.12.9-1"), more...)})
 	a.Publish(t, debtest.Suite{Name: "trixie-updates", ValidUntil: debtest.Time().Add(24 * time.Hour)})
 	a.Publish(t, debtest.Suite{Name: "trixie-security", Packages: kernelPackages(t, newKernel, "6.12.10-1")})
 	return a
