@@ -38,8 +38,6 @@ func mediumFiles() map[string]string {
 		"usr/lib/ISOLINUX/isolinux.bin":                    mediumBoot,
 		"usr/lib/ISOLINUX/isohdpfx.bin":                    isohybridMBR,
 		"usr/lib/syslinux/modules/bios/ldlinux.c32":        "boot/isolinux/ldlinux.c32",
-		"usr/lib/syslinux/modules/bios/libutil.c32":        "boot/isolinux/libutil.c32",
-		"usr/lib/syslinux/modules/bios/menu.c32":           "boot/isolinux/menu.c32",
 		"usr/lib/shim/shimx64.efi.signed":                  "EFI/BOOT/BOOTX64.EFI",
 		"usr/lib/shim/mmx64.efi.signed":                    "EFI/BOOT/MMX64.EFI",
 		"usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed": "EFI/BOOT/GRUBX64.EFI",
@@ -92,7 +90,8 @@ func isoStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock
 		return nil, false, fmt.Errorf("medium iso: suite %s has none of the packages with boot loaders (%s); leave iso out of media:",
 			cfg.Definition.Suite, strings.Join(images.MediumPackages(), ", "))
 	}
-	in := []any{isoFormat, ids, hashesOf(packages)}
+	menu := menuOf(cfg, ids, k)
+	in := []any{isoFormat, ids, hashesOf(packages), mediumFiles(), string(menu.grub()), string(menu.isolinux())}
 	f, cached, err := runStep(ctx, c, "iso", in, func() (isoFile, error) {
 		loaders, err := fetchMediumFiles(ctx, cfg, client, packages)
 		if err != nil {
@@ -164,9 +163,13 @@ func makeISO(cfg Config, c *cache, lock *images.Lock, ids ids, k kernelFiles, ar
 	return isoFile{sum, images.Range{Offset: site.Offset, Size: site.Size}}, err
 }
 
+func menuOf(cfg Config, ids ids, k kernelFiles) bootMenu {
+	return bootMenu{Name: cfg.Definition.Name, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline, ID: ids.Image}
+}
+
 func mediumLayout(cfg Config, c *cache, lock *images.Lock, ids ids, k kernelFiles, archive initramfsFile, loaders map[string][]byte) (hybrid.Layout, error) {
 	t := imageTime(cfg, lock)
-	menu := bootMenu{Name: cfg.Definition.Name, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline, ID: ids.Image}
+	menu := menuOf(cfg, ids, k)
 	l := hybrid.Layout{
 		Volume: volumeLabel(cfg.Definition.Name), Time: t, Seed: sha256.Sum256([]byte("muster medium " + ids.Image)),
 		BootImage: mediumBoot, MBR: loaders[isohybridMBR],

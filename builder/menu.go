@@ -2,7 +2,6 @@ package builder
 
 import (
 	"fmt"
-	"path"
 	"strings"
 )
 
@@ -26,7 +25,10 @@ func (m bootMenu) entries() []menuEntry {
 	}
 }
 
-const localTitle = "boot the local disk"
+const (
+	localID    = "local"
+	localTitle = "boot the local disk"
+)
 
 // cmdline is the kernel's for an entry. medium is "" where the loader finds it out.
 func (m bootMenu) cmdline(e menuEntry, medium string) string {
@@ -34,28 +36,25 @@ func (m bootMenu) cmdline(e menuEntry, medium string) string {
 	return strings.Join(strings.Fields(strings.Join(words, " ")), " ")
 }
 
-// isolinux returns isolinux.cfg. isolinux reads names of 8 and 3 characters, and cannot
-// tell a CD from a stick.
+// isolinux returns isolinux.cfg: a line for every entry and a prompt, which also work where the
+// BIOS writes to a serial line. isolinux reads Rock Ridge names, and cannot tell a CD from a
+// stick.
 func (m bootMenu) isolinux() []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "UI menu.c32\nPROMPT 0\nTIMEOUT %d\nMENU TITLE muster %s, kernel %s\n", menuSeconds*10, m.Name, m.Kernel)
-	for i, e := range m.entries() {
-		fmt.Fprintf(&b, "LABEL %s\n  MENU LABEL %s\n", e.id, e.title)
-		if i == 0 {
-			b.WriteString("  MENU DEFAULT\n")
-		}
-		fmt.Fprintf(&b, "  KERNEL /%s\n  INITRD /%s,/%s\n  APPEND %s\n", mediumKernel, mediumInitramfs, isoName(mediumSite), m.cmdline(e, "iso"))
+	fmt.Fprintf(&b, "SAY muster %s, kernel %s. Type a word and Enter:\n", m.Name, m.Kernel)
+	entries := m.entries()
+	for _, e := range append(entries, menuEntry{localID, localTitle, ""}) {
+		fmt.Fprintf(&b, "SAY   %-8s %s\n", e.id, e.title)
+	}
+	fmt.Fprintf(&b, "PROMPT 1\nTIMEOUT %d\nDEFAULT %s\n", menuSeconds*10, entries[0].id)
+	for _, e := range entries {
+		fmt.Fprintf(&b, "LABEL %s\n  KERNEL /%s\n  INITRD /%s,/%s\n  APPEND %s\n",
+			e.id, mediumKernel, mediumInitramfs, mediumSite, m.cmdline(e, "iso"))
 	}
 	// -1 ends the loader as one that could not boot: the BIOS goes on with its
 	// next device.
-	fmt.Fprintf(&b, "LABEL local\n  MENU LABEL %s\n  LOCALBOOT -1\n", localTitle)
+	fmt.Fprintf(&b, "LABEL %s\n  LOCALBOOT -1\n", localID)
 	return []byte(b.String())
-}
-
-// isoName shortens the ending of a name to the three characters of ISO 9660.
-func isoName(name string) string {
-	ext := path.Ext(name)
-	return strings.TrimSuffix(name, ext) + ext[:min(len(ext), 4)]
 }
 
 // grub returns grub.cfg.
@@ -74,6 +73,6 @@ fi
 	}
 	// An application that ends with an error: the firmware goes on with its next
 	// boot option.
-	fmt.Fprintf(&b, "menuentry '%s' --id local {\n  exit 1\n}\n", localTitle)
+	fmt.Fprintf(&b, "menuentry '%s' --id %s {\n  exit 1\n}\n", localTitle, localID)
 	return []byte(b.String())
 }

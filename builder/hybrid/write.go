@@ -30,7 +30,7 @@ type Layout struct {
 	Seed [32]byte
 
 	// Files of the CD. All have to be in folders that sort before "efi", which
-	// holds the ESP. Names that isolinux is to find have 8 characters, a dot and 3.
+	// holds the ESP.
 	Files []File
 	// ESP are the files of the UEFI system partition: upper case, 8 and 3 characters.
 	ESP []File
