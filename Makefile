@@ -14,7 +14,7 @@ CHECKED  := ./...
 
 # Debian packages: of the demo, and what the tests use beside them.
 DEMO_DEBS := qemu-system-x86 ovmf ipxe-qemu seabios
-TEST_DEBS := $(DEMO_DEBS) dnsmasq-base atftp busybox-static curl iproute2 squashfs-tools kmod cpio zstd xz-utils e2fsprogs
+TEST_DEBS := $(DEMO_DEBS) dnsmasq-base atftp busybox-static curl iproute2 squashfs-tools kmod cpio zstd xz-utils e2fsprogs xorriso gdisk dosfstools
 
 .PHONY: help deps test-deps go-version build images demo check test test-vm test-net race fuzz bench bench-long fmt lint clean
 
@@ -72,7 +72,7 @@ test: test-deps build images ## install what is needed and run all tests, also t
 	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
 
 test-vm: test-deps build images ## only the tests that boot virtual machines
-	@MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
+	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
 	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 
 test-net: test-deps build ## tests against the real package archives

@@ -42,6 +42,7 @@ func TestDocumentedExample(t *testing.T) {
 	for _, key := range []string{
 		"name", "from", "arch", "suite", "mirror", "package", "cmdline", "groups", "names", "firmware", "commands",
 		"go-commands", "path", "content", "source", "mode", "owner", "packages",
+		"media", "site", "head", "pin", "label", "console",
 	} {
 		if !strings.Contains(example, key+":") {
 			t.Errorf("the example does not show %s", key)

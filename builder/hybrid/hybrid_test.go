@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"muster/internal/need"
 )
 
 func testLayout(t testing.TB) Layout {
@@ -238,19 +240,24 @@ func TestOtherPrograms(t *testing.T) {
 	}
 	for _, c := range []struct {
 		program string
+		debian  string // package; "": it is not asked for where it is not installed
 		args    []string
 		want    []string
 	}{
-		{"xorriso", []string{"-indev", name, "-report_el_torito", "plain", "-report_system_area", "plain", "-find", "/"}, []string{"UEFI", "/boot/isolinux/isolinux.bin", "MBR partition"}},
-		{"sgdisk", []string{"--verify", "--print", name}, []string{"No problems found", "EF00"}},
-		{"fsck.vfat", []string{"-n", "-v", esp}, []string{"files"}},
-		{"isoinfo", []string{"-R", "-f", "-i", name}, []string{"/boot/site.cpio", "/efi/esp.img"}},
+		{"xorriso", "xorriso", []string{"-indev", name, "-report_el_torito", "plain", "-report_system_area", "plain", "-find", "/"}, []string{"UEFI", "/boot/isolinux/isolinux.bin", "MBR partition"}},
+		{"sgdisk", "gdisk", []string{"--verify", "--print", name}, []string{"No problems found", "EF00"}},
+		{"fsck.vfat", "dosfstools", []string{"-n", "-v", esp}, []string{"files"}},
+		{"isoinfo", "", []string{"-R", "-f", "-i", name}, []string{"/boot/site.cpio", "/efi/esp.img"}},
 	} {
 		t.Run(c.program, func(t *testing.T) {
-			if _, err := exec.LookPath(c.program); err != nil {
+			program, err := exec.LookPath(c.program)
+			switch {
+			case c.debian != "":
+				program = need.Program(t, c.program, c.debian)
+			case err != nil:
 				t.Skipf("%s is not installed", c.program)
 			}
-			out, err := exec.CommandContext(t.Context(), c.program, c.args...).CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), program, c.args...).CombinedOutput()
 			if err != nil && c.program != "fsck.vfat" {
 				t.Errorf("%s: %v\n%s", c.program, err, out)
 			}

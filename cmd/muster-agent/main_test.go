@@ -161,6 +161,9 @@ func TestDisplay(t *testing.T) {
 		"no head": {phase(nodeagent.PhaseNoHead, "", "no head is known", ""), with(func(s *boot.Status) {
 			s.State, s.Why = boot.StateNoHead, "no head is known"
 		})},
+		"stick": {func(d *display) { d.medium = "USB stick"; phase(nodeagent.PhaseReady, "", "", "n1")(d) }, with(func(s *boot.Status) {
+			s.State, s.Name, s.Medium = boot.StateReady, "n1", "USB stick"
+		})},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
