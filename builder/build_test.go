@@ -149,7 +149,7 @@ func TestSelectModules(t *testing.T) {
 
 // TestSameBytes builds again in a process of its own, in unlike surroundings.
 func TestSameBytes(t *testing.T) {
-	a := testArchive(t)
+	a := mediumArchive(t)
 	first := testConfig(t, a, testDefinition)
 	mustBuild(t, first)
 	second := testConfig(t, a, testDefinition)

@@ -87,7 +87,7 @@ func isoStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock
 		return nil, false, nil
 	}
 	if len(packages) == 0 {
-		return nil, false, fmt.Errorf("medium iso: suite %s has none of the packages with boot loaders (%s); leave iso out of media:",
+		return nil, false, fmt.Errorf("medium iso: suite %s has none of the packages with boot loaders (%s); leave iso out of the list media",
 			cfg.Definition.Suite, strings.Join(images.MediumPackages(), ", "))
 	}
 	menu := menuOf(cfg, ids, k)

@@ -61,7 +61,7 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 	}
 	esp, ok := im.Files[espPath]
 	if !ok {
-		return nil, fmt.Errorf("ISO 9660: there is no %s", espPath)
+		return nil, fmt.Errorf("there is no %s on it", espPath)
 	}
 	if err := im.readESP(esp); err != nil {
 		return nil, fmt.Errorf("ESP: file system %w", err)

@@ -36,7 +36,7 @@ func newBuildCommand() *cobra.Command {
 	var r buildRequest
 	c := &cobra.Command{
 		Use:   "build DEFINITION",
-		Short: "Build an image: network boot files, and an ISO file for CD and USB stick",
+		Short: "Build an image for network boot, CD and USB stick",
 		Long: `Build an image from a definition: a YAML file, or the name of one that muster
 brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the initramfs,
 the network boot programs, NAME.iso for CD and USB stick, the lock that pins

@@ -17,12 +17,15 @@ func newVerifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify FILE|DIR",
 		Short: "Check an image, an ISO file or a USB stick, and say what it is",
-		Long: `Check what a build wrote, without booting it: a folder with an image, one of its files, or the stick that
-an ISO file was written to. Boot records, partition tables, file systems and the initramfs are read anew, and every
-file is compared with the manifest; a medium without one, with the list that is on the medium. Nothing is changed.
-The site segment of a medium (muster personalize) has no influence.
+		Long: `Check what a build wrote, without booting it: a folder with an image, one of its
+files, or the stick that an ISO file was written to. Boot records, partition
+tables, file systems and the initramfs are read anew, and every file is compared
+with the manifest; a medium without one, with the list that is on the medium.
+Nothing is changed. The site segment of a medium (muster personalize) has no
+influence.
 
-Exit status: 0 all is as it should be, 1 something differs (it is named), 2 wrong use.`,
+Exit status: 0 all is as it should be, 1 something differs (it is named), 2
+wrong use.`,
 		Example: "  muster verify build/compute\n  muster verify build/compute/compute.iso\n  sudo muster verify /dev/sdb",
 		GroupID: "start",
 		Args:    cobra.ExactArgs(1),
@@ -75,10 +78,11 @@ func newPersonalizeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "personalize FILE",
 		Short: "Tell an ISO file or USB stick which head its machines join",
-		Long: `Rewrite the site segment of an ISO file, or of the stick that it was written to, in place. What is not
-given stays as it is; an empty value ("") takes it away. Nothing is built anew, and muster verify
-still accepts the medium. The head's pin is shown by: muster status.`,
-		Example: `  muster personalize compute.iso --head 10.77.0.1 --pin 5f0c... --label "room 12"
+		Long: `Rewrite the site segment of an ISO file, or of the stick that it was written to,
+in place. What is not given stays as it is; an empty value ("") takes it away.
+Nothing is built anew, and muster verify still accepts the medium. The head's
+pin is shown by: muster status.`,
+		Example: `  muster personalize compute.iso --head 10.77.0.1 --pin 5f0c...
   sudo muster personalize /dev/sdb --head head.example.org`,
 		GroupID: "start",
 		Args:    cobra.ExactArgs(1),
