@@ -70,8 +70,8 @@ func TestISO(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(&Medium{Name: "test", ID: m.ID, Kernel: newKernel, Time: debtest.Time(), Size: medium.Size}, medium); diff != "" {
-		t.Errorf("the medium differs (-want +got):\n%s", diff)
+	if want := (Medium{Name: "test", ID: m.ID, Kernel: newKernel, Time: medium.Time, Size: medium.Size}); *medium != want || !medium.Time.Equal(debtest.Time()) {
+		t.Errorf("the medium is %+v, want %+v", *medium, want)
 	}
 	for to, from := range map[string]string{mediumKernel: "vmlinuz", mediumInitramfs: "initramfs.zst"} {
 		want, err := os.ReadFile(filepath.Join(cfg.Out, from))
@@ -205,6 +205,31 @@ func TestPersonalize(t *testing.T) {
 	}
 	if after, err := os.ReadFile(name); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("an empty site does not give the file as it was built (%v)", err)
+	}
+}
+
+// TestPersonalizeDamaged writes over a site segment that cannot be read.
+func TestPersonalizeDamaged(t *testing.T) {
+	cfg := testConfig(t, mediumArchive(t), testDefinition+"site: {head: h}\n")
+	m := mustBuild(t, cfg)
+	name := isoOf(t, cfg, m)
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("not an archive"), m.Artifacts[len(m.Artifacts)-1].Site.Offset); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(name); err == nil || !strings.Contains(err.Error(), "write it again with: muster personalize") {
+		t.Errorf("Verify() = %v", err)
+	}
+	if _, err := Personalize(name, func(s images.Site) images.Site { s.Label = "new"; return s }); err != nil {
+		t.Fatal(err)
+	}
+	checked, err := Verify(name)
+	if err != nil || checked[0].Medium.Site != (images.Site{Label: "new"}) {
+		t.Errorf("Verify() = %+v, %v", checked, err)
 	}
 }
 

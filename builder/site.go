@@ -71,10 +71,12 @@ type Medium struct {
 	Time   time.Time   `json:"time"`
 	Size   int64       `json:"size"` // bytes; a stick has more
 	Site   images.Site `json:"site"`
+
+	siteErr error // the site segment could not be read, Site is empty
 }
 
 // Personalize rewrites the site segment of a medium in place: of an ISO file, or of
-// the stick's block device. change gets what is there now. Everything else
+// the stick's block device. change gets what is there now, nothing where that is damaged. Everything else
 // stays as it is, and the medium keeps its hash in the manifest.
 func Personalize(name string, change func(images.Site) images.Site) (*Medium, error) {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
@@ -94,7 +96,7 @@ func personalize(f *os.File, change func(images.Site) images.Site) (*Medium, err
 	if err != nil {
 		return nil, err
 	}
-	m.Site = change(m.Site)
+	m.Site, m.siteErr = change(m.Site), nil
 	segment, err := siteSegment(m.Site, m.Time)
 	if err != nil {
 		return nil, err

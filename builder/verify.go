@@ -209,7 +209,7 @@ func verifyMedium(name string) (Checked, error) {
 	if err != nil {
 		return Checked{}, err
 	}
-	if err := compareMedium(im, list); err != nil {
+	if err := errors.Join(compareMedium(im, list), m.siteErr); err != nil {
 		return Checked{}, err
 	}
 	return Checked{
@@ -239,11 +239,13 @@ func readMedium(f *os.File) (*Medium, *hybrid.Image, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	site, err := readSite(segment)
-	if err != nil {
-		return nil, nil, err
+	m := &Medium{Name: list.Name, ID: list.ID, Kernel: list.Kernel, Time: list.Time, Size: im.Size}
+	if site, err := readSite(segment); err != nil {
+		m.siteErr = fmt.Errorf("%w; write it again with: muster personalize", err)
+	} else {
+		m.Site = site
 	}
-	return &Medium{Name: list.Name, ID: list.ID, Kernel: list.Kernel, Time: list.Time, Size: im.Size, Site: site}, im, nil
+	return m, im, nil
 }
 
 func readMediumList(im *hybrid.Image) (*mediumFileList, error) {

@@ -25,6 +25,7 @@ type mediumBoot struct {
 	firmware vm.Firmware
 	boot     vm.Boot
 	secure   bool
+	plain    bool   // the firmware sees no El Torito on the stick, only partitions
 	long     bool   // only where there is time
 	medium   string // that the node says it was booted from
 }
@@ -34,6 +35,7 @@ var mediumBoots = []mediumBoot{
 	{name: "bios-usb", firmware: vm.BIOS, boot: vm.BootUSB, medium: "iso"},
 	{name: "uefi-cd", firmware: vm.UEFI, boot: vm.BootCD, medium: "iso"},
 	{name: "uefi-usb", firmware: vm.UEFI, boot: vm.BootUSB, long: true, medium: "usb"},
+	{name: "uefi-usb-partitions", firmware: vm.UEFI, boot: vm.BootUSB, plain: true, long: true, medium: "usb"},
 	{name: "secure-cd", firmware: vm.UEFI, boot: vm.BootCD, secure: true, long: true, medium: "iso"},
 	{name: "secure-usb", firmware: vm.UEFI, boot: vm.BootUSB, secure: true, medium: "usb"},
 }
@@ -63,7 +65,14 @@ func TestVMMedia(t *testing.T) {
 	for _, b := range mediumBoots {
 		t.Run(b.name, func(t *testing.T) {
 			if b.long && os.Getenv("MUSTER_LONG") != "1" {
-				t.Skip("one of six ways to boot a medium; set MUSTER_LONG=1 for all")
+				t.Skip("one of seven ways to boot a medium; set MUSTER_LONG=1 for all")
+			}
+			medium := medium
+			if b.plain {
+				from := medium
+				medium = filepath.Join(t.TempDir(), "plain.img")
+				copyFile(t, from, medium)
+				hideElTorito(t, medium)
 			}
 			c.bootMedium(t, b, medium)
 		})
@@ -134,6 +143,20 @@ func TestVMMediaWithoutHead(t *testing.T) {
 	}
 	g := c.boot(vm.Config{Name: "no-head", Firmware: vm.BIOS, Boot: vm.BootCD, CDROM: filepath.Join(c.image, iso.Name)}, nil)
 	if _, err := g.WaitFor(t.Context(), regexp.MustCompile(`muster: why no head is known; write its address to the medium with: muster personalize`)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hideElTorito removes the boot record: OVMF would use it on a stick too, which
+// not all firmware does.
+func hideElTorito(t *testing.T, name string) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("\x03"), 17*2048) // a partition descriptor, which nobody reads
+	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
