@@ -86,18 +86,32 @@ type fetched struct {
 
 func fetchAll(ctx context.Context, cfg Config, client *deb.Client, packages []images.LockedPackage) ([]fetched, error) {
 	var out []fetched
+	var missing []string
 	for _, p := range packages {
 		file, err := client.FetchPackage(ctx, p.Suite, p.Path, deb.FileHash{Size: p.Size, SHA256: p.SHA256})
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("package %s %s: archives drop what newer versions replace; make a new lock with: muster build --update, or name a dated snapshot of %s as mirror: (%w)",
-				p.Name, p.Version, cfg.Definition.Suite, err)
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrOffline):
+			missing = append(missing, fmt.Sprintf("%s %s (%.1f MB)", p.Name, p.Version, float64(p.Size)/1e6))
+			continue
+		case errors.Is(err, os.ErrNotExist):
+			return nil, supersededError(cfg, p, err)
+		case err != nil:
 			return nil, fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
 		}
 		out = append(out, fetched{p, file})
 	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("%w, and these packages are not in the cache %s: %s; build once without --offline, or copy a cache that has them",
+			ErrOffline, cfg.Cache, strings.Join(missing, ", "))
+	}
 	return out, nil
+}
+
+// supersededError says what to do about a package that no mirror has any more.
+func supersededError(cfg Config, p images.LockedPackage, err error) error {
+	return fmt.Errorf("package %s %s: archives drop what newer versions replace; make a new lock with: muster build --update, "+
+		"or name a dated snapshot of %s as mirror: (%s), or give the cache of a build that fetched it: --cache (it keeps packages by hash; this one is %s) (%w)",
+		p.Name, p.Version, cfg.Definition.Suite, snapshotExample, p.SHA256, err)
 }
 
 // walk reads a package that was fetched.
