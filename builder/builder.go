@@ -148,11 +148,7 @@ func complete(cfg Config) (Config, error) {
 	case cfg.Update && (cfg.Locked || cfg.Offline):
 		return cfg, inputErrorf("a lock cannot be updated in a build that is locked or offline")
 	}
-	cfg, err := completeCommon(cfg)
-	if err != nil {
-		return cfg, err
-	}
-	return cfg, os.MkdirAll(cfg.Out, 0o755)
+	return completeCommon(cfg)
 }
 
 // completeCommon checks and fills in what builds and locks both need.

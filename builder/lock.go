@@ -74,9 +74,7 @@ func writeLock(name string, l *images.Lock) error {
 }
 
 // lockFlag is how muster lock is told of a file, with a space behind it.
-func lockFlag(cfg Config) string {
-	return cfg.Definition.Name + " --lock " + cfg.LockFile + " "
-}
+func lockFlag(cfg Config) string { return "DEFINITION --lock " + cfg.LockFile + " " }
 
 // readAnyLock returns the lock in the file, whatever it was made for, or nil where
 // there is none.

@@ -74,7 +74,7 @@ func TestLockedBuilds(t *testing.T) {
 			if err := os.Remove(cfg.LockFile); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"there is no lock", "muster lock test --lock"}},
+		}, []string{"there is no lock", "muster lock DEFINITION --lock "}},
 		"another kernel": {func(t *testing.T, cfg *Config) {
 			cfg.Definition.Kernel.Package = "linux-image-rt-amd64"
 		}, []string{"was made for other packages than definition test asks for (kernel: linux-image-rt-amd64 instead of linux-image-amd64)"}},

@@ -48,6 +48,9 @@ func write(ctx context.Context, dir string, c *cache, m *images.Manifest) error 
 		return err
 	}
 	text = append(text, '\n')
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	name := filepath.Join(dir, manifestName)
 	old, err := os.ReadFile(name)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

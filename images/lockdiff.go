@@ -48,8 +48,8 @@ type Request struct {
 	Arch     string   `json:"arch"`
 	Suite    string   `json:"suite"`
 	Kernel   string   `json:"kernel"`
-	Firmware []string `json:"firmware,omitempty"`
-	Packages []string `json:"packages,omitempty"`
+	Firmware []string `json:"firmware"`
+	Packages []string `json:"packages"`
 }
 
 // Request returns what d asks of the package archive.
@@ -57,8 +57,14 @@ func (d *Definition) Request() Request {
 	return Request{Arch: d.Arch, Suite: d.Suite, Kernel: d.Kernel.Package, Firmware: d.Firmware, Packages: d.Packages}
 }
 
-// Hash returns the SHA-256 of r.
-func (r Request) Hash() string { return hashJSON(r) }
+// Hash returns the SHA-256 of r. A list that is not there and one without items differ in
+// it, and in the JSON form of r.
+func (r Request) Hash() string {
+	return hashJSON(struct {
+		Arch, Suite, Kernel string
+		Firmware, Packages  []string
+	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages})
+}
 
 // Against says in words what r asks for that other does not, and the reverse.
 func (r Request) Against(other Request) string {
