@@ -19,7 +19,7 @@ import (
 
 // format is the number of the way in which artifacts are made. It changes when
 // the same inputs give other bytes.
-const format = 1
+const format = 2
 
 // Config is what [Build] needs.
 type Config struct {
@@ -53,7 +53,8 @@ type Config struct {
 	Log      *slog.Logger     // nil: no log
 	Progress func(Event)      // nil: nobody looks. May be called from any goroutine, one call at a time.
 
-	lockNamed bool // the caller chose LockFile
+	lockNamed bool   // the caller chose LockFile
+	store     *cache // once it is open
 }
 
 // CacheDir returns the cache of the user: $XDG_CACHE_HOME/muster, or
@@ -69,7 +70,8 @@ func CacheDir(getenv func(string) string) (string, error) {
 }
 
 // Build makes the image that cfg.Definition describes in cfg.Out: vmlinuz,
-// initramfs.zst, the network boot programs and, last, manifest.json. An image that is
+// initramfs.zst, the network boot programs, the bill of materials, the list of sources and,
+// last, manifest.json. An image that is
 // there already and whole is left as it is.
 //
 // Several builds may run at once, with one cache and even with one Out.
@@ -96,6 +98,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.store = store
 	client, err := newClient(cfg, store, time.Time{})
 	if err != nil {
 		return nil, err
@@ -128,7 +131,12 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepInitramfs, End: true, Cached: cached, Detail: fmt.Sprintf("%.1f MB", float64(archive.File.Size)/1e6)})
-	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive)
+	bill, cached, err := billStep(ctx, cfg, store, during(StepBill, cfg, client), ids, lock, commands)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress(Event{Step: StepBill, End: true, Cached: cached})
+	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive, bill)
 	if err := write(ctx, cfg.Out, store, manifest); err != nil {
 		return nil, err
 	}
@@ -261,9 +269,10 @@ func computeIDs(cfg Config, lock *images.Lock, k kernelFiles, commands []goComma
 		GoCommands      []goCommand `json:"go_commands"`
 		Time            time.Time   `json:"time"`
 		Release         bool        `json:"release"`
+		GoLicenses      string      `json:"go_licenses"`
 	}{
 		format, cfg.Definition.Hash(), lock.Hash(), hashBytes(cfg.Agent), hashBytes(cfg.Init), hashBytes(cfg.Busybox),
-		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast,
+		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast, hashBytes([]byte(goLicenseTable)),
 	}
 	runtime := struct {
 		Format  int    `json:"format"`

@@ -15,6 +15,8 @@ import (
 	"muster/initramfs"
 )
 
+const dep5 = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
+
 const (
 	oldKernel = "6.12.9+deb13-amd64"
 	newKernel = "6.12.10+deb13-amd64"
@@ -28,12 +30,14 @@ func testArchive(t testing.TB) *debtest.Archive {
 	a.Publish(t, debtest.Suite{Name: "trixie", Packages: append(kernelPackages(t, oldKernel, "6.12.9-1"),
 		debtest.Package{Name: "ipxe", Version: "1.21", Arch: "all", Compression: ".xz", Files: []debtest.File{
 			{Path: "usr/lib/ipxe/undionly.kpxe", Data: "bios"}, {Path: "usr/lib/ipxe/snponly.efi", Data: "uefi"}, {Path: "usr/lib/ipxe/ipxe.lkrn", Data: "other"},
+			{Path: "usr/share/doc/ipxe/copyright", Data: "It is free.\n"},
 		}},
 		debtest.Package{Name: "firmware-realtek", Version: "2025", Arch: "all", Component: "non-free-firmware", Compression: ".xz", Files: []debtest.File{
 			{Path: "lib/firmware/rtl_nic/a.fw", Data: "wanted"},
 			{Path: "lib/firmware/rtl_nic/unused.fw", Data: "not wanted"},
 			{Path: "lib/firmware/rtl_nic/link.fw", Link: "a.fw"},
 			{Path: "usr/share/doc/x", Data: "text"},
+			{Path: "usr/share/doc/firmware-realtek/copyright", Data: dep5 + "Files: *\nLicense: GPL-2+ or redist-Realtek\n\nLicense: redist-Realtek\n Take it.\n"},
 		}},
 	)})
 	a.Publish(t, debtest.Suite{Name: "trixie-updates", ValidUntil: debtest.Time().Add(24 * time.Hour)})
@@ -53,7 +57,9 @@ func kernelPackages(t testing.TB, release, version string) []debtest.Package {
 		{
 			Name: "linux-image-" + release, Version: version, Arch: "amd64", Source: "linux-signed (" + version + ")",
 			Depends: "kmod, initramfs-tools | linux-initramfs-tool", Compression: ".xz",
+			BuiltUsing: "linux (= " + version + ")",
 			Files: []debtest.File{
+				{Path: "usr/share/doc/linux-image-" + release + "/copyright", Data: dep5 + "Files: *\nLicense: GPL-2\n\nFiles: x\nLicense: BSD-3-clause\n"},
 				{Path: "boot/vmlinuz-" + release, Data: "kernel " + release},
 				{Path: "boot/config-" + release, Data: "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_XZ=y\n"},
 				{Path: dir + "modules.builtin", Data: "kernel/drivers/virtio/virtio_pci.ko\n"},

@@ -36,3 +36,6 @@ func asInput(err error) error {
 type noTransport struct{}
 
 func (noTransport) RoundTrip(*http.Request) (*http.Response, error) { return nil, ErrOffline }
+
+// errFound ends a walk that has what it looked for.
+var errFound = errors.New("found")

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,8 @@ func kernelStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, l
 // fetched is a package that is there as a file.
 type fetched struct {
 	images.LockedPackage
-	file string
+	file  string
+	cache *cache // that remembers the copyright file, which the bill of materials asks for
 }
 
 func fetchAll(ctx context.Context, cfg Config, client *deb.Client, packages []images.LockedPackage) ([]fetched, error) {
@@ -98,7 +100,7 @@ func fetchAll(ctx context.Context, cfg Config, client *deb.Client, packages []im
 		case err != nil:
 			return nil, fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
 		}
-		out = append(out, fetched{p, file})
+		out = append(out, fetched{p, file, cfg.store})
 	}
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("%w, and these packages are not in the cache %s: %s; build once without --offline, or copy a cache that has them",
@@ -114,19 +116,36 @@ func supersededError(cfg Config, p images.LockedPackage, err error) error {
 		p.Name, p.Version, cfg.Definition.Suite, snapshotExample, p.SHA256, err)
 }
 
-// walk reads a package that was fetched.
+// walk reads a package that was fetched. Its copyright file is remembered
+// on the way: reading a large package once more takes seconds.
 func (p fetched) walk(ctx context.Context, fn func(e deb.Entry, r io.Reader) error) error {
 	f, err := os.Open(p.file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	var seen copyrightRecord
 	err = deb.Walk(f, func(e deb.Entry, r io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if p.cache != nil && isCopyright(p.Name, e) {
+			var data []byte
+			if err := readInto(&data, e, r); err != nil {
+				return err
+			}
+			var err error
+			seen.Found = true
+			if seen.Text, err = p.cache.putBytes(data); err != nil {
+				return err
+			}
+			return fn(e, bytes.NewReader(data))
+		}
 		return fn(e, r)
 	})
+	if err == nil && p.cache != nil {
+		err = p.cache.writeStep(stepKey(copyrightStep, p.SHA256), seen)
+	}
 	if err != nil {
 		return fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
 	}

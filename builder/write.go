@@ -18,7 +18,7 @@ import (
 const manifestName = "manifest.json"
 
 // manifestOf lists what an image consists of.
-func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile) *images.Manifest {
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile, bill billFiles) *images.Manifest {
 	m := &images.Manifest{
 		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
 		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
@@ -34,6 +34,10 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderF
 			Client: x.Client, Arch: x.Arch, Package: x.Package,
 		})
 	}
+	m.Artifacts = append(m.Artifacts,
+		images.Artifact{Kind: images.KindSBOM, Name: sbomName, Size: bill.SBOM.Size, SHA256: bill.SBOM.SHA256},
+		images.Artifact{Kind: images.KindSources, Name: sourcesName, Size: bill.Sources.Size, SHA256: bill.Sources.SHA256},
+	)
 	for _, p := range lock.Packages {
 		m.Packages = append(m.Packages, p.Package())
 	}

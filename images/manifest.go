@@ -35,7 +35,9 @@ type ArtifactKind string
 const (
 	KindKernel    ArtifactKind = "kernel"
 	KindInitramfs ArtifactKind = "initramfs"
-	KindLoader    ArtifactKind = "loader" // network boot program
+	KindLoader    ArtifactKind = "loader"  // network boot program
+	KindSBOM      ArtifactKind = "sbom"    // what is in the image, SPDX 2.3
+	KindSources   ArtifactKind = "sources" // where the sources of it are
 )
 
 // Artifact is one output file.
