@@ -136,7 +136,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepBill, End: true, Cached: cached})
-	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive, bill)
+	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive, commands, bill)
 	if err := write(ctx, cfg.Out, store, manifest); err != nil {
 		return nil, err
 	}

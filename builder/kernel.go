@@ -37,6 +37,7 @@ type kernelFiles struct {
 	// they are packed in.
 	ModulesID string
 	Count     int
+	Names     []string    // of the modules, sorted
 	Early     []namedBlob // in the order of loading; Name is that of the file
 	Firmware  []namedBlob // Name is the path below /lib/firmware
 }
@@ -254,7 +255,7 @@ func packKernel(ctx context.Context, cfg Config, c *cache, in kernelInputs, k *k
 	if err != nil {
 		return kernelFiles{}, fmt.Errorf("kernel %s: %w", k.release, err)
 	}
-	out := kernelFiles{Release: k.release, ModulesID: sel.id(), Count: len(sel.files)}
+	out := kernelFiles{Release: k.release, ModulesID: sel.id(), Count: len(sel.files), Names: slices.Sorted(slices.Values(sel.names()))}
 	if out.Vmlinuz, err = c.putBytes(k.vmlinuz); err != nil {
 		return out, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"muster/builder/deb"
 	"muster/images"
@@ -18,11 +19,12 @@ import (
 const manifestName = "manifest.json"
 
 // manifestOf lists what an image consists of.
-func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile, bill billFiles) *images.Manifest {
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile, commands []goCommand, bill billFiles) *images.Manifest {
 	m := &images.Manifest{
 		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
 		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
 		Time: imageTime(cfg, lock), LockHash: lock.Hash(),
+		Modules: k.Names, Commands: commandNames(cfg, commands),
 		Artifacts: []images.Artifact{
 			{Kind: images.KindKernel, Name: "vmlinuz", Size: k.Vmlinuz.Size, SHA256: k.Vmlinuz.SHA256},
 			{Kind: images.KindInitramfs, Name: "initramfs.zst", Size: archive.File.Size, SHA256: archive.File.SHA256},
@@ -42,6 +44,20 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderF
 		m.Packages = append(m.Packages, p.Package())
 	}
 	return m
+}
+
+// commandNames are the programs that a person finds in the image's small root.
+func commandNames(cfg Config, commands []goCommand) []string {
+	names := cfg.Definition.Commands
+	if len(names) == 0 {
+		names = cfg.BusyboxInfo.Commands
+	}
+	names = slices.Clone(names)
+	for _, c := range commands {
+		names = append(names, c.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // write puts the artifacts into dir and then the manifest. What is there and right stays;
