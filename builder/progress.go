@@ -10,6 +10,7 @@ const (
 	StepLoaders   Step = "loaders"   // network boot programs
 	StepCommands  Step = "commands"  // compile the definition's own Go commands
 	StepInitramfs Step = "initramfs" // assemble and compress
+	StepBill      Step = "sbom"      // list what is in the image
 	StepWrite     Step = "write"     // put artifacts and manifest in place
 )
 
