@@ -65,7 +65,7 @@ check: go-version ## vet, lint, format and quick tests: what a change passes
 	@$(GO) test -short $(CHECKED)
 
 lint: go-version ## the slower linters: deadcode, govulncheck
-	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./...
+	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./... ./headnode/store/testdata/powercut ./cmd/muster/testdata/powercut | tee /dev/stderr | test -z "$$(cat)"
 
 test: test-deps build images ## install what is needed and run all tests, also those in virtual machines
 	@set -o pipefail; MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
