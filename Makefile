@@ -22,7 +22,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 go-version:
-	@command -v $(GO) >/dev/null || { echo "muster: error: no Go found; install Go 1.21 or newer from your distribution (apt install golang) or https://go.dev/dl, then run make again" >&2; exit 1; }
+	@command -v $(GO) >/dev/null || { echo "muster: error: no Go found; install Go 1.21 or newer from https://go.dev/dl, or on Debian 13 and Ubuntu 24.04 with: apt install golang; then run make again" >&2; exit 1; }
 	@v=$$(GOTOOLCHAIN=local $(GO) env GOVERSION); m=$${v#go1.}; m=$${m%%[.a-z-]*}; \
 	 [ "$${v#go1.}" = "$$v" ] || [ "$$m" -ge 21 ] || { echo "muster: error: $$v is too old: Go 1.21 or newer fetches the right toolchain by itself; see https://go.dev/dl" >&2; exit 1; }
 
@@ -54,7 +54,7 @@ build/%/manifest.json: bin/muster
 	@bin/muster build $* --output build/$*
 	@touch $@
 
-demo: deps build ## build an image, boot two diskless virtual machines from it, run jobs
+demo: go-version deps build ## build an image, boot two diskless virtual machines from it, run jobs
 	@bin/muster demo
 
 check: go-version ## vet, lint, format and quick tests: what a change passes
@@ -65,17 +65,17 @@ check: go-version ## vet, lint, format and quick tests: what a change passes
 	@$(GO) test -short $(CHECKED)
 
 lint: go-version ## the slower linters: deadcode, govulncheck
-	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./...
+	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./... ./headnode/store/testdata/powercut ./cmd/muster/testdata/powercut | tee /dev/stderr | test -z "$$(cat)"
 
-test: test-deps build images ## install what is needed and run all tests, also those in virtual machines
+test: go-version test-deps build images ## install what is needed and run all tests, also those in virtual machines
 	@set -o pipefail; MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
 	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
 
-test-vm: test-deps build images ## only the tests that boot virtual machines
+test-vm: go-version test-deps build images ## only the tests that boot virtual machines
 	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
 	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 
-test-net: test-deps build ## tests against the real package archives
+test-net: go-version test-deps build ## tests against the real package archives
 	@MUSTER_NEED=all MUSTER_NET=1 $(GO) test -count=1 -timeout 30m ./builder/... ./internal/kmod/...
 
 race: go-version ## unit tests under the race detector

@@ -14,6 +14,11 @@ type Image struct {
 	Nodes     []string  `json:"nodes" doc:"nodes that run it now"`
 }
 
+// ImageManifest is the manifest of a published image.
+type ImageManifest struct {
+	Manifest []byte `json:"manifest" doc:"manifest.json"`
+}
+
 // Blob upload and publication: PUT /v1/blobs/{sha256} for every artifact
 // that HEAD does not find, then POST /v1/images with the manifest.
 

@@ -102,7 +102,7 @@ func addPrograms(t *initramfs.Tree, cfg Config, commands []goCommand) error {
 		t.AddBytes("init", 0o755, cfg.Agent, "the agent"),
 		t.AddSymlink("sbin/modprobe", "/init", "the agent"),
 		t.AddBytes("usr/lib/muster/init", 0o755, cfg.Init, "muster-init"),
-		cfg.BusyboxInfo.AddTo(t, cfg.Busybox, cfg.Definition.Commands),
+		asInput(cfg.BusyboxInfo.AddTo(t, cfg.Busybox, cfg.Definition.Commands)),
 		t.AddSymlink("bbin", "bin", "muster"),
 	}
 	for _, c := range commands {
@@ -159,10 +159,10 @@ func addTexts(t *initramfs.Tree, ids ids, k kernelFiles) error {
 func addFiles(t *initramfs.Tree, d *images.Definition) error {
 	var errs []error
 	for _, f := range d.Files {
-		errs = append(errs, t.Add(initramfs.Entry{
+		errs = append(errs, asInput(t.Add(initramfs.Entry{
 			Path: f.Path, Type: initramfs.File, Mode: uint32(f.Mode), UID: f.Owner.UID, GID: f.Owner.GID,
 			Data: f.Data, Source: "definition " + d.Name,
-		}))
+		})))
 	}
 	for name, text := range map[string]string{"etc/passwd": passwd, "etc/group": group} {
 		if t.Lookup(name) == nil {

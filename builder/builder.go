@@ -19,7 +19,7 @@ import (
 
 // format is the number of the way in which artifacts are made. It changes when
 // the same inputs give other bytes.
-const format = 1
+const format = 2
 
 // Config is what [Build] needs.
 type Config struct {
@@ -38,6 +38,8 @@ type Config struct {
 	// Out, which a definition that asks for other packages replaces.
 	LockFile string
 	Update   bool // take the newest packages and write a new lock
+	Locked   bool // the lock has to be there and to fit the definition
+	Offline  bool // take what is in the cache and ask nobody
 	Fast     bool // compress less: a second sooner, a tenth more bytes, and another image ID
 
 	// Time of all files in the artifacts; zero: the date of the lock. It is
@@ -51,7 +53,8 @@ type Config struct {
 	Log      *slog.Logger     // nil: no log
 	Progress func(Event)      // nil: nobody looks. May be called from any goroutine, one call at a time.
 
-	lockNamed bool // the caller chose LockFile
+	lockNamed bool   // the caller chose LockFile
+	store     *cache // once it is open
 }
 
 // CacheDir returns the cache of the user: $XDG_CACHE_HOME/muster, or
@@ -67,7 +70,8 @@ func CacheDir(getenv func(string) string) (string, error) {
 }
 
 // Build makes the image that cfg.Definition describes in cfg.Out: vmlinuz,
-// initramfs.zst, the network boot programs, NAME.iso and, last, manifest.json. An image that is
+// initramfs.zst, the network boot programs, NAME.iso, the bill of materials, the list of sources and,
+// last, manifest.json. An image that is
 // there already and whole is left as it is.
 //
 // Several builds may run at once, with one cache and even with one Out.
@@ -94,12 +98,16 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := newClient(cfg, store)
+	cfg.store = store
+	client, err := newClient(cfg, store, time.Time{})
 	if err != nil {
 		return nil, err
 	}
 	lock, err := lockFor(ctx, cfg, during(StepLock, cfg, client))
 	if err != nil {
+		return nil, err
+	}
+	if client, err = newClient(cfg, store, lock.Date); err != nil {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepLock, End: true, Detail: lockDetail(lock)})
@@ -132,7 +140,12 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if iso != nil {
 		cfg.Progress(Event{Step: StepISO, End: true, Cached: cached, Detail: fmt.Sprintf("%.1f MB", float64(iso.File.Size)/1e6)})
 	}
-	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive, iso)
+	bill, cached, err := billStep(ctx, cfg, store, during(StepBill, cfg, client), ids, lock, commands)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress(Event{Step: StepBill, End: true, Cached: cached})
+	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive, iso, commands, bill)
 	if err := write(ctx, cfg, store, manifest); err != nil {
 		return nil, err
 	}
@@ -149,6 +162,16 @@ func complete(cfg Config) (Config, error) {
 		return cfg, errors.New("this muster was built without agent, muster-init or busybox; run make")
 	case cfg.Out == "" || cfg.Cache == "":
 		return cfg, errors.New("no folder for artifacts or cache was given")
+	case cfg.Update && (cfg.Locked || cfg.Offline):
+		return cfg, inputErrorf("a lock cannot be updated in a build that is locked or offline")
+	}
+	return completeCommon(cfg)
+}
+
+// completeCommon checks and fills in what builds and locks both need.
+func completeCommon(cfg Config) (Config, error) {
+	if cfg.Definition == nil {
+		return cfg, errors.New("no definition was given")
 	}
 	cfg.lockNamed = cfg.LockFile != ""
 	if !cfg.lockNamed {
@@ -164,28 +187,53 @@ func complete(cfg Config) (Config, error) {
 		cfg.Progress = func(Event) {}
 	}
 	if err := cfg.Definition.Check(); err != nil {
-		return cfg, err
+		return cfg, inputError{err}
 	}
-	return cfg, os.MkdirAll(cfg.Out, 0o755)
+	return cfg, nil
 }
 
-func newClient(cfg Config, store deb.Store) (*deb.Client, error) {
+// newClient returns a client of the definition's archives. locked is the date of the
+// lock, for mirrors that have snapshots, and zero where there is none yet.
+func newClient(cfg Config, store deb.Store, locked time.Time) (*deb.Client, error) {
 	origin, err := images.OriginOf(cfg.Definition.Suite)
 	if err != nil {
 		return nil, err
 	}
-	keys := cfg.Keyring
-	if keys == nil {
-		keys = images.Keyring(origin)
+	keys, err := keyringOf(cfg, origin)
+	if err != nil {
+		return nil, err
 	}
-	mirrors := deb.Mirrors{Given: cfg.Definition.Mirror, NoDefault: origin != images.Debian}
+	if cfg.Offline {
+		cfg.HTTP = &http.Client{Transport: noTransport{}}
+	}
+	now := cfg.Now
+	mirror := snapshotMirror(cfg.Definition.Mirror, locked, now())
+	if at, ok := snapshotTime(mirror); ok {
+		now = func() time.Time { return at }
+	}
+	mirrors := deb.Mirrors{Given: mirror, NoDefault: origin != images.Debian}
 	if cfg.Host != nil && origin == images.Debian {
 		mirrors.Host = deb.HostSources(cfg.Host)
 	}
 	return deb.NewClient(deb.Config{
 		Mirrors: mirrors, Keyring: keys, Origin: string(origin), Arch: cfg.Definition.Arch,
-		Store: store, HTTP: cfg.HTTP, Now: cfg.Now, Log: cfg.Log,
+		Store: store, HTTP: cfg.HTTP, Now: now, Log: cfg.Log,
 	}), nil
+}
+
+// keyringOf returns the keys that archives are verified with.
+func keyringOf(cfg Config, origin images.Origin) ([]byte, error) {
+	if cfg.Keyring != nil {
+		return cfg.Keyring, nil
+	}
+	if cfg.Definition.Keyring == "" {
+		return images.Keyring(origin), nil
+	}
+	keys, err := os.ReadFile(cfg.Definition.Keyring)
+	if err != nil {
+		return nil, inputErrorf("keyring: %w", err)
+	}
+	return keys, nil
 }
 
 // during returns client with its transfers shown as part of step.
@@ -230,9 +278,10 @@ func computeIDs(cfg Config, lock *images.Lock, k kernelFiles, commands []goComma
 		GoCommands      []goCommand `json:"go_commands"`
 		Time            time.Time   `json:"time"`
 		Release         bool        `json:"release"`
+		GoLicenses      string      `json:"go_licenses"`
 	}{
 		format, cfg.Definition.Hash(), lock.Hash(), hashBytes(cfg.Agent), hashBytes(cfg.Init), hashBytes(cfg.Busybox),
-		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast,
+		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast, hashBytes([]byte(goLicenseTable)),
 	}
 	runtime := struct {
 		Format  int    `json:"format"`

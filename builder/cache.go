@@ -23,7 +23,7 @@ import (
 
 // cacheFormat is part of the name of every step's result. It changes when a
 // step does something else with the same inputs.
-const cacheFormat = 1
+const cacheFormat = 2
 
 // lockPoll is how often a build that waits for another one looks again. There
 // is no way to wait for a file lock that a context could end.
@@ -192,6 +192,16 @@ func (c *cache) open(want deb.FileHash) (io.ReadCloser, error) {
 	return os.Open(name)
 }
 
+// read returns a blob that is small enough to be held in memory.
+func (c *cache) read(want deb.FileHash) ([]byte, error) {
+	r, err := c.open(want)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
 // stepResult is what a step hands on: plain data and the blobs that it stands for.
 type stepResult interface{ blobs() []deb.FileHash }
 
@@ -199,7 +209,7 @@ type stepResult interface{ blobs() []deb.FileHash }
 // where all its files are still there, else a new one. inputs are plain data
 // that say all that has an influence.
 func runStep[T stepResult](ctx context.Context, c *cache, name string, inputs any, run func() (T, error)) (result T, cached bool, err error) {
-	key := name + "-" + hashOf([]any{cacheFormat, name, inputs})
+	key := stepKey(name, inputs)
 	file := filepath.Join(c.dir, "steps", key)
 	if r, ok := readStep[T](c, file); ok {
 		return r, true, nil
@@ -216,11 +226,19 @@ func runStep[T stepResult](ctx context.Context, c *cache, name string, inputs an
 	if err != nil {
 		return result, false, err
 	}
+	return result, false, c.writeStep(key, result)
+}
+
+func stepKey(name string, inputs any) string {
+	return name + "-" + hashOf([]any{cacheFormat, name, inputs})
+}
+
+func (c *cache) writeStep(key string, result stepResult) error {
 	text, err := json.Marshal(result)
 	if err != nil {
-		return result, false, err
+		return err
 	}
-	return result, false, writeFile(file, text)
+	return writeFile(filepath.Join(c.dir, "steps", key), text)
 }
 
 func readStep[T stepResult](c *cache, file string) (T, bool) {

@@ -72,7 +72,7 @@ func TestBuildErrors(t *testing.T) {
 			mustBuild(t, *cfg)
 			cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
 			cfg.Definition.Firmware = nil
-		}, []string{"was made for other packages than definition test asks for; make a new one with: muster build --update"}, nil},
+		}, []string{"was made for other packages than definition test asks for (firmware: realtek less); make a new one with: muster build --update"}, nil},
 		"broken lock": {testDefinition, func(t *testing.T, a *debtest.Archive, cfg *Config) {
 			cfg.LockFile = filepath.Join(t.TempDir(), "l")
 			if err := os.WriteFile(cfg.LockFile, []byte("{"), 0o644); err != nil {

@@ -122,9 +122,9 @@ func TestMedia(t *testing.T) {
 		media string
 		kinds []images.ArtifactKind
 	}{
-		"all":     {"", []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindLoader, images.KindISO}},
-		"netboot": {"media: [netboot]\n", []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindLoader}},
-		"iso":     {"media: [iso]\nsite: {head: h, label: x}\n", []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindISO}},
+		"all":     {"", []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindLoader, images.KindSBOM, images.KindSources, images.KindISO}},
+		"netboot": {"media: [netboot]\n", []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindLoader, images.KindSBOM, images.KindSources}},
+		"iso":     {"media: [iso]\nsite: {head: h, label: x}\n", []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindSBOM, images.KindSources, images.KindISO}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, a, testDefinition+c.media)

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type kernelFiles struct {
 	// they are packed in.
 	ModulesID string
 	Count     int
+	Names     []string    // of the modules, sorted
 	Early     []namedBlob // in the order of loading; Name is that of the file
 	Firmware  []namedBlob // Name is the path below /lib/firmware
 }
@@ -81,38 +83,70 @@ func kernelStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, l
 // fetched is a package that is there as a file.
 type fetched struct {
 	images.LockedPackage
-	file string
+	file  string
+	cache *cache // that remembers the copyright file, which the bill of materials asks for
 }
 
 func fetchAll(ctx context.Context, cfg Config, client *deb.Client, packages []images.LockedPackage) ([]fetched, error) {
 	var out []fetched
+	var missing []string
 	for _, p := range packages {
 		file, err := client.FetchPackage(ctx, p.Suite, p.Path, deb.FileHash{Size: p.Size, SHA256: p.SHA256})
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("package %s %s: archives drop what newer versions replace; make a new lock with: muster build --update, or name a dated snapshot of %s as mirror: (%w)",
-				p.Name, p.Version, cfg.Definition.Suite, err)
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrOffline):
+			missing = append(missing, fmt.Sprintf("%s %s (%.1f MB)", p.Name, p.Version, float64(p.Size)/1e6))
+			continue
+		case errors.Is(err, os.ErrNotExist):
+			return nil, supersededError(cfg, p, err)
+		case err != nil:
 			return nil, fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
 		}
-		out = append(out, fetched{p, file})
+		out = append(out, fetched{p, file, cfg.store})
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("%w, and these packages are not in the cache %s: %s; build once without --offline, or copy a cache that has them",
+			ErrOffline, cfg.Cache, strings.Join(missing, ", "))
 	}
 	return out, nil
 }
 
-// walk reads a package that was fetched.
+// supersededError says what to do about a package that no mirror has any more.
+func supersededError(cfg Config, p images.LockedPackage, err error) error {
+	return fmt.Errorf("package %s %s: archives drop what newer versions replace; make a new lock with: muster build --update, "+
+		"or name a dated snapshot of %s as mirror: (%s), or give the cache of a build that fetched it: --cache (it keeps packages by hash; this one is %s) (%w)",
+		p.Name, p.Version, cfg.Definition.Suite, snapshotExample, p.SHA256, err)
+}
+
+// walk reads a package that was fetched. Its copyright file is remembered
+// on the way: reading a large package once more takes seconds.
 func (p fetched) walk(ctx context.Context, fn func(e deb.Entry, r io.Reader) error) error {
 	f, err := os.Open(p.file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	var seen copyrightRecord
 	err = deb.Walk(f, func(e deb.Entry, r io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if p.cache != nil && isCopyright(p.Name, e) {
+			var data []byte
+			if err := readInto(&data, e, r); err != nil {
+				return err
+			}
+			var err error
+			seen.Found = true
+			if seen.Text, err = p.cache.putBytes(data); err != nil {
+				return err
+			}
+			return fn(e, bytes.NewReader(data))
+		}
 		return fn(e, r)
 	})
+	if err == nil && p.cache != nil {
+		err = p.cache.writeStep(stepKey(copyrightStep, p.SHA256), seen)
+	}
 	if err != nil {
 		return fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
 	}
@@ -221,7 +255,7 @@ func packKernel(ctx context.Context, cfg Config, c *cache, in kernelInputs, k *k
 	if err != nil {
 		return kernelFiles{}, fmt.Errorf("kernel %s: %w", k.release, err)
 	}
-	out := kernelFiles{Release: k.release, ModulesID: sel.id(), Count: len(sel.files)}
+	out := kernelFiles{Release: k.release, ModulesID: sel.id(), Count: len(sel.files), Names: slices.Sorted(slices.Values(sel.names()))}
 	if out.Vmlinuz, err = c.putBytes(k.vmlinuz); err != nil {
 		return out, err
 	}

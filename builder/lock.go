@@ -28,8 +28,13 @@ func lockFor(ctx context.Context, cfg Config, client *deb.Client) (*images.Lock,
 	if err != nil {
 		return nil, err
 	}
-	if old != nil && !cfg.Update {
+	switch {
+	case old != nil && !cfg.Update:
 		return old, nil
+	case cfg.Locked:
+		return nil, inputErrorf("there is no lock %s; make one with: muster lock %s--write", cfg.LockFile, lockFlag(cfg))
+	case cfg.Offline:
+		return nil, inputErrorf("there is no lock %s, and offline none can be made; make one where there is a network: muster lock %s--write", cfg.LockFile, lockFlag(cfg))
 	}
 	fresh, err := resolve(ctx, cfg.Definition, client, cfg.Log, func(detail string) {
 		cfg.Progress(Event{Step: StepLock, Detail: detail})
@@ -37,25 +42,43 @@ func lockFor(ctx context.Context, cfg Config, client *deb.Client) (*images.Lock,
 	if err != nil {
 		return nil, fmt.Errorf("resolving packages: %w", err)
 	}
-	if old != nil && slices.Equal(old.Packages, fresh.Packages) {
-		return old, nil // nothing is newer: keep the date, and with it the image ID
-	}
-	if old != nil && fresh.Date.Before(old.Date) {
-		cfg.Log.Warn("lock kept: the mirror is behind it", "lock", old.Date, "mirror", fresh.Date)
+	if kept := newer(old, fresh, cfg.Log); kept == old {
 		return old, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(cfg.LockFile), 0o755); err != nil {
-		return nil, fmt.Errorf("writing lock: %w", err)
-	}
-	if err := writeFile(cfg.LockFile, fresh.Encode()); err != nil {
-		return nil, fmt.Errorf("writing lock: %w", err)
-	}
-	return fresh, nil
+	return fresh, writeLock(cfg.LockFile, fresh)
 }
 
-// readLock returns the lock in the file, or nil where there is none that fits. One
-// that the caller named has to fit.
-func readLock(cfg Config) (*images.Lock, error) {
+// newer returns the lock to go on with. old, which may be nil, stays where nothing
+// is newer: so do its date, and with it the image ID.
+func newer(old, fresh *images.Lock, log *slog.Logger) *images.Lock {
+	switch {
+	case old == nil:
+		return fresh
+	case len(images.DiffLocks(old, fresh)) == 0 && old.Request == fresh.Request:
+		return old
+	case fresh.Date.Before(old.Date) && old.Request == fresh.Request:
+		log.Warn("lock kept: the mirror is behind it", "lock", old.Date, "mirror", fresh.Date)
+		return old
+	}
+	return fresh
+}
+
+func writeLock(name string, l *images.Lock) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("writing lock: %w", err)
+	}
+	if err := writeFile(name, l.Encode()); err != nil {
+		return fmt.Errorf("writing lock: %w", err)
+	}
+	return nil
+}
+
+// lockFlag is how muster lock is told of a file, with a space behind it.
+func lockFlag(cfg Config) string { return "DEFINITION --lock " + cfg.LockFile + " " }
+
+// readAnyLock returns the lock in the file, whatever it was made for, or nil where
+// there is none.
+func readAnyLock(cfg Config) (*images.Lock, error) {
 	text, err := os.ReadFile(cfg.LockFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -65,16 +88,37 @@ func readLock(cfg Config) (*images.Lock, error) {
 	}
 	l, err := images.ParseLock(cfg.LockFile, text)
 	if err != nil {
-		return nil, fmt.Errorf("%w; to make a new one, delete the file", err)
+		return nil, inputErrorf("%w; to make a new one, delete the file", err)
+	}
+	if l.Asked != nil && l.Asked.Hash() != l.Request {
+		return nil, inputErrorf("lock %s was edited: what it was asked for is not what request_sha256 says; to make a new one, delete the file", cfg.LockFile)
+	}
+	return l, nil
+}
+
+// readLock returns the lock in the file, or nil where there is none that fits. One
+// that the caller named has to fit.
+func readLock(cfg Config) (*images.Lock, error) {
+	l, err := readAnyLock(cfg)
+	if l == nil || err != nil {
+		return nil, err
 	}
 	if l.Request == cfg.Definition.RequestHash() {
 		return l, nil
 	}
-	if cfg.lockNamed && !cfg.Update {
-		return nil, fmt.Errorf("lock %s was made for other packages than definition %s asks for; make a new one with: muster build --update",
-			cfg.LockFile, cfg.Definition.Name)
+	if (cfg.lockNamed || cfg.Locked) && !cfg.Update {
+		return nil, inputErrorf("lock %s was made for other packages than definition %s asks for%s; make a new one with: muster build --update, or look first with: muster lock",
+			cfg.LockFile, cfg.Definition.Name, difference(cfg.Definition, l))
 	}
 	return nil, nil
+}
+
+// difference says what d asks for and the lock was not made for, in brackets.
+func difference(d *images.Definition, l *images.Lock) string {
+	if l.Asked == nil {
+		return ""
+	}
+	return " (" + d.Request().Against(*l.Asked) + ")"
 }
 
 // resolve asks the archive for the newest packages that d needs.
@@ -121,7 +165,7 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 	}
 	for name, p := range wanted {
 		lock.Packages = append(lock.Packages, images.LockedPackage{
-			Name: p.Name, Version: p.Version, Arch: p.Arch, Source: p.Source, SourceVersion: p.SourceVersion,
+			Name: p.Name, Version: p.Version, Arch: p.Arch, Source: p.Source, SourceVersion: p.SourceVersion, BuiltUsing: p.BuiltUsing,
 			Role: role[name], Suite: p.Suite, Path: p.Path, Size: p.Size, SHA256: p.SHA256,
 		})
 	}
@@ -133,8 +177,9 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 // updates, and begins the lock with their date.
 func readArchive(ctx context.Context, d *images.Definition, client *deb.Client, log *slog.Logger, tell func(string)) (*deb.Index, *images.Lock, error) {
 	index := deb.NewIndex()
+	asked := d.Request()
 	lock := &images.Lock{
-		Schema: images.LockSchema, Request: d.RequestHash(),
+		Schema: images.LockSchema, Request: d.RequestHash(), Asked: &asked,
 		Name: d.Name, Arch: d.Arch, Suite: d.Suite,
 	}
 	for _, suite := range []string{d.Suite, d.Suite + "-updates", d.Suite + "-security"} {
@@ -179,7 +224,7 @@ var kernelPart = regexp.MustCompile(`^linux-(image|modules)-`)
 func resolveKernel(index *deb.Index, name string) ([]deb.Package, error) {
 	p, err := index.Latest(name)
 	if err != nil {
-		return nil, fmt.Errorf("kernel: %w%s", err, nearestKernels(index, name))
+		return nil, inputErrorf("kernel: %w%s", err, nearestKernels(index, name))
 	}
 	parts, err := kernelParts(index, p, maxKernelDepth)
 	if err != nil {

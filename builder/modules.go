@@ -148,7 +148,7 @@ func seeds(paths map[string]string, builtin map[string]bool, want images.Modules
 			chosen[n] = true
 		case !builtin[n]:
 			near := images.Nearest(n, slices.Collect(maps.Keys(paths)), 3)
-			err := fmt.Errorf("there is no module %s", name)
+			err := inputErrorf("there is no module %s", name)
 			if len(near) > 0 {
 				err = fmt.Errorf("%w; like it are: %s", err, strings.Join(near, ", "))
 			}

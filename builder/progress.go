@@ -11,6 +11,7 @@ const (
 	StepCommands  Step = "commands"  // compile the definition's own Go commands
 	StepInitramfs Step = "initramfs" // assemble and compress
 	StepISO       Step = "iso"       // CD and USB stick
+	StepBill      Step = "sbom"      // list what is in the image
 	StepWrite     Step = "write"     // put artifacts and manifest in place
 )
 

@@ -121,6 +121,9 @@ func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked,
 	case images.KindKernel:
 		c.What = "kernel " + m.Kernel
 		err = sameHash(name, a)
+	case images.KindSBOM, images.KindSources:
+		c.What = map[images.ArtifactKind]string{images.KindSBOM: "bill of materials, SPDX", images.KindSources: "where the sources are"}[a.Kind]
+		err = sameHash(name, a)
 	default:
 		c.What = strings.TrimSpace(strings.Join([]string{"network boot program", "of", a.Package}, " "))
 		err = sameHash(name, a)

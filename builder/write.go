@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"muster/builder/deb"
 	"muster/images"
@@ -18,11 +19,12 @@ import (
 const manifestName = "manifest.json"
 
 // manifestOf lists what an image consists of.
-func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile, iso *isoFile) *images.Manifest {
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile, iso *isoFile, commands []goCommand, bill billFiles) *images.Manifest {
 	m := &images.Manifest{
 		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
 		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
 		Time: imageTime(cfg, lock), LockHash: lock.Hash(),
+		Modules: k.Names, Commands: commandNames(cfg, commands),
 		Artifacts: []images.Artifact{
 			{Kind: images.KindKernel, Name: "vmlinuz", Size: k.Vmlinuz.Size, SHA256: k.Vmlinuz.SHA256},
 			{Kind: images.KindInitramfs, Name: "initramfs.zst", Size: archive.File.Size, SHA256: archive.File.SHA256},
@@ -34,18 +36,33 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderF
 			Client: x.Client, Arch: x.Arch, Package: x.Package,
 		})
 	}
+	m.Artifacts = append(m.Artifacts,
+		images.Artifact{Kind: images.KindSBOM, Name: sbomName, Size: bill.SBOM.Size, SHA256: bill.SBOM.SHA256},
+		images.Artifact{Kind: images.KindSources, Name: sourcesName, Size: bill.Sources.Size, SHA256: bill.Sources.SHA256},
+	)
 	if iso != nil {
 		m.Artifacts = append(m.Artifacts, images.Artifact{
 			Kind: images.KindISO, Name: mediumName(cfg.Definition), Size: iso.File.Size, SHA256: iso.File.SHA256, Site: &iso.Site,
 		})
 	}
 	for _, p := range lock.Packages {
-		if p.Role == images.RoleMedium && iso == nil {
-			continue
-		}
 		m.Packages = append(m.Packages, p.Package())
 	}
 	return m
+}
+
+// commandNames are the programs that a person finds in the image's small root.
+func commandNames(cfg Config, commands []goCommand) []string {
+	names := cfg.Definition.Commands
+	if len(names) == 0 {
+		names = cfg.BusyboxInfo.Commands
+	}
+	names = slices.Clone(names)
+	for _, c := range commands {
+		names = append(names, c.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // write puts the artifacts into dir and then the manifest. What is there and right stays;
@@ -61,6 +78,9 @@ func write(ctx context.Context, cfg Config, c *cache, m *images.Manifest) error 
 		return err
 	}
 	text = append(text, '\n')
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	name := filepath.Join(dir, manifestName)
 	old, err := os.ReadFile(name)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -195,6 +195,12 @@ func TestImages(t *testing.T) {
 	if v, err := im.SetDefault(ctx, "root", m2.ID[:8]); err != nil || !v.Default {
 		t.Errorf("SetDefault = %+v, %v", v, err)
 	}
+	if text, err := im.Manifest("compute"); err != nil || string(text) != string(second) {
+		t.Errorf("Manifest() = %s, %v; want what was published", text, err)
+	}
+	if _, err := im.Manifest("nosuch"); api.CodeOf(err) != api.CodeNotFound {
+		t.Errorf("the manifest of an unknown image = %v, want not found", err)
+	}
 	// A head that starts anew knows the same; what was cut off is gone.
 	os.WriteFile(filepath.Join(dir, "blobs", ".upload.123"), []byte("half"), 0o600)
 	im = open()

@@ -33,6 +33,11 @@ func (s *httpServer) routeCluster() {
 		func(ctx context.Context, _ *struct{}) (api.List[api.Image], error) {
 			return listOf(s.cfg.Images.List(), s.cfg.Events.Revision()), nil
 		})
+	route(s, "GET", "/v1/images/{ref}/manifest", "get-image-manifest", "Show the manifest of a published image",
+		func(ctx context.Context, in *imagePath) (api.ImageManifest, error) {
+			text, err := s.cfg.Images.Manifest(in.Ref)
+			return api.ImageManifest{Manifest: text}, err
+		})
 	admin(s, "POST", "/v1/images", "publish-image", "publish images",
 		func(ctx context.Context, who string, in *struct{ Body api.PublishRequest }) (api.Image, error) {
 			return s.cfg.Images.Publish(ctx, who, in.Body.Manifest, in.Body.Default)

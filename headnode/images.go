@@ -337,6 +337,19 @@ func (im *Images) Default() (images.Manifest, bool) {
 	return p.Manifest, ok
 }
 
+// Manifest implements imageStore.
+func (im *Images) Manifest(ref string) ([]byte, error) {
+	p, err := im.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(im.manifestPath(p.ID))
+	if err != nil {
+		return nil, fmt.Errorf("reading the manifest of image %s: %w", p.Name, err)
+	}
+	return text, nil
+}
+
 // SetDefault implements imageStore.
 func (im *Images) SetDefault(_ context.Context, actor, ref string) (api.Image, error) {
 	im.write.Lock()

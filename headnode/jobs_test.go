@@ -83,7 +83,7 @@ func TestSubmitRefuses(t *testing.T) {
 		"no node yet":     {api.JobSpec{Argv: []string{"x"}, On: "waiting"}, api.CodePending, "is pending and no node"},
 		"bad host list":   {api.JobSpec{Argv: []string{"x"}, On: "n[1-"}, api.CodeInvalid, "n[1-"},
 		"too many cores":  {api.JobSpec{Argv: []string{"x"}, Cores: 5}, api.CodeUnsatisfiable, "largest offers 4"},
-		"spread too wide": {api.JobSpec{Argv: []string{"x"}, Tasks: 3, Spread: true}, api.CodeUnsatisfiable, "1 more nodes"},
+		"spread too wide": {api.JobSpec{Argv: []string{"x"}, Tasks: 3, Spread: true}, api.CodeUnsatisfiable, "need 3 nodes, and 2 could run one; ask for less, or add nodes"},
 		"path above": {
 			api.JobSpec{Argv: []string{"x"}, Files: []api.SentFile{{Path: "../x", SHA256: strings.Repeat("a", 64)}}},
 			api.CodeInvalid, "not a clean relative path",

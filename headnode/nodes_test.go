@@ -38,8 +38,8 @@ func TestApproval(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.agent(mac1), w.agent(mac2)
 	r := w.join(a)
-	if r.State != api.JoinPending || !strings.Contains(r.Message, "muster node approve "+mac1) {
-		t.Errorf("first join = %+v, want pending with the command that approves", r)
+	if r.State != api.JoinPending || r.Message != "waits for approval" {
+		t.Errorf("first join = %+v, want pending and waiting for approval", r)
 	}
 	w.wantState(mac1, api.NodePending)
 	if w.heartbeat(a) {

@@ -47,7 +47,8 @@ type imageStore interface {
 	PutBlob(ctx context.Context, sha256 string, r io.Reader) error
 	// OpenBlob opens a blob for reading; the caller closes it.
 	OpenBlob(sha256 string) (*os.File, error)
-	// SetDefault and Remove take a name, an image ID or a unique prefix of one.
+	// Manifest, SetDefault and Remove take a name, an image ID or a unique prefix of one.
+	Manifest(ref string) ([]byte, error)
 	SetDefault(ctx context.Context, actor, ref string) (api.Image, error)
 	Remove(ctx context.Context, actor, ref string) error
 }

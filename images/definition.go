@@ -18,10 +18,13 @@ type Definition struct {
 	Name string `yaml:"name" json:"name"`
 	From string `yaml:"from" json:"-"`
 
-	Arch   string `yaml:"arch" json:"arch"`     // as Debian names it
-	Suite  string `yaml:"suite" json:"suite"`   // release of the distribution: trixie
-	Mirror string `yaml:"mirror" json:"-"`      // base URL of an archive; "": see docs/definition.md
-	Kernel Kernel `yaml:"kernel" json:"kernel"` // package and command line
+	Arch   string `yaml:"arch" json:"arch"`   // as Debian names it
+	Suite  string `yaml:"suite" json:"suite"` // release of the distribution: trixie
+	Mirror string `yaml:"mirror" json:"-"`    // base URL of an archive; "": see docs/definition.md
+	// Keyring is a file of the host, relative to the definition, with the OpenPGP keys
+	// that archives are signed with; "": those that muster carries.
+	Keyring string `yaml:"keyring" json:"-"`
+	Kernel  Kernel `yaml:"kernel" json:"kernel"` // package and command line
 
 	Modules    Modules  `yaml:"modules" json:"modules"`
 	Firmware   []string `yaml:"firmware" json:"firmware,omitempty"` // groups, see [FirmwareGroups]
@@ -121,13 +124,7 @@ func (d *Definition) Hash() string { return hashJSON(d) }
 
 // RequestHash returns the SHA-256 of what a definition asks of the package
 // archive. A [Lock] is good for every definition with the same one.
-func (d *Definition) RequestHash() string {
-	return hashJSON(struct {
-		Arch, Suite, Kernel string
-		Firmware, Packages  []string
-		Loaders             []string // of media, which every lock has
-	}{d.Arch, d.Suite, d.Kernel.Package, d.Firmware, d.Packages, MediumPackages()})
-}
+func (d *Definition) RequestHash() string { return d.Request().Hash() }
 
 // hashJSON hashes the JSON form of v, whose fields have a fixed order.
 func hashJSON(v any) string {

@@ -68,6 +68,9 @@ func loadChain(ref, dir string, chain []string) (d *Definition, origin string, e
 		return nil, origin, err
 	}
 	defDir := filepath.Dir(origin)
+	if d.Keyring != "" && !filepath.IsAbs(d.Keyring) {
+		d.Keyring = filepath.Join(defDir, d.Keyring)
+	}
 	for i, f := range d.Files {
 		if f.Source != "" && !filepath.IsAbs(f.Source) {
 			d.Files[i].Source = filepath.Join(defDir, f.Source)

@@ -47,9 +47,12 @@ func MediumPackages() []string {
 type Lock struct {
 	Schema  int    `json:"schema"`
 	Request string `json:"request_sha256"` // [Definition.RequestHash] of what it was made for
-	Name    string `json:"name"`           // of that definition
-	Arch    string `json:"arch"`
-	Suite   string `json:"suite"`
+	// Asked is what it was made for in words, which say what is wrong when Request
+	// differs. It may be nil.
+	Asked *Request `json:"asked,omitempty"`
+	Name  string   `json:"name"` // of that definition
+	Arch  string   `json:"arch"`
+	Suite string   `json:"suite"`
 	// Date is that of the newest of the archive's indexes that the versions
 	// come from: what a dated snapshot of the archive is asked for, and the
 	// time of all files in the artifacts.
@@ -64,11 +67,14 @@ type LockedPackage struct {
 	Arch          string `json:"arch"`
 	Source        string `json:"source"`
 	SourceVersion string `json:"source_version"`
-	Role          Role   `json:"role"`
-	Suite         string `json:"suite"` // that it was found in: trixie-security
-	Path          string `json:"path"`  // below the base URL of a mirror of that suite
-	Size          int64  `json:"size"`
-	SHA256        string `json:"sha256"`
+	// BuiltUsing names further sources that the package was made from, as Debian's
+	// field Built-Using: that of a signed kernel is "linux (= 6.12.57-1)".
+	BuiltUsing string `json:"built_using,omitempty"`
+	Role       Role   `json:"role"`
+	Suite      string `json:"suite"` // that it was found in: trixie-security
+	Path       string `json:"path"`  // below the base URL of a mirror of that suite
+	Size       int64  `json:"size"`
+	SHA256     string `json:"sha256"`
 }
 
 // Package returns p as a manifest lists it.
@@ -128,6 +134,8 @@ func (l *Lock) check() error {
 		return fmt.Errorf("request_sha256 %q is no SHA-256", l.Request)
 	case l.Date.IsZero():
 		return errors.New("has no date")
+	case len(l.ByRole(RoleKernel)) == 0:
+		return errors.New("has no package of a kernel")
 	}
 	seen := make(map[string]bool)
 	for _, p := range l.Packages {

@@ -27,6 +27,10 @@ type Manifest struct {
 	LockHash  string     `json:"lock_sha256"`
 	Artifacts []Artifact `json:"artifacts"`
 	Packages  []Package  `json:"packages"` // Debian packages that something of is in the image
+	// Modules are the kernel modules that a machine has until it has joined, and
+	// Commands the u-root commands and Go commands, by name, sorted.
+	Modules  []string `json:"modules,omitempty"`
+	Commands []string `json:"commands,omitempty"`
 }
 
 // ArtifactKind says what an artifact is for.
@@ -36,8 +40,10 @@ type ArtifactKind string
 const (
 	KindKernel    ArtifactKind = "kernel"
 	KindInitramfs ArtifactKind = "initramfs"
-	KindLoader    ArtifactKind = "loader" // network boot program
-	KindISO       ArtifactKind = "iso"    // hybrid file for CD and USB stick
+	KindLoader    ArtifactKind = "loader"  // network boot program
+	KindSBOM      ArtifactKind = "sbom"    // what is in the image, SPDX 2.3
+	KindSources   ArtifactKind = "sources" // where the sources of it are
+	KindISO       ArtifactKind = "iso"     // hybrid file for CD and USB stick
 )
 
 // Artifact is one output file.

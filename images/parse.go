@@ -119,6 +119,7 @@ func merge(base, d *Definition) *Definition {
 	m.Arch = either(d.Arch, base.Arch)
 	m.Suite = either(d.Suite, base.Suite)
 	m.Mirror = either(d.Mirror, base.Mirror)
+	m.Keyring = either(d.Keyring, base.Keyring)
 	m.Kernel.Package = either(d.Kernel.Package, base.Kernel.Package)
 	m.Kernel.Cmdline = mergeWords(base.Kernel.Cmdline, d.Kernel.Cmdline)
 	m.Modules.Groups = mergeList(base.Modules.Groups, d.Modules.Groups)

@@ -87,7 +87,8 @@ func boot(t *testing.T, nic vm.NIC) {
 }
 
 // TestIPXEConfigures measures the time from the OFFER to the script, which
-// iPXE spends on configuring its card: 16 s without a router advertisement.
+// iPXE spends on configuring its card: without a router advertisement 16 s for
+// the ROM of Debian 12, 5 s for that of Debian 13.
 func TestIPXEConfigures(t *testing.T) {
 	took := map[bool]time.Duration{}
 	for _, ra := range []bool{true, false} {
@@ -104,8 +105,8 @@ func TestIPXEConfigures(t *testing.T) {
 		})
 	}
 	t.Logf("with an advertisement %v, without %v", took[true], took[false])
-	if took[true] > 2*time.Second || took[false] < 8*time.Second {
-		t.Errorf("with an advertisement %v, want 0.5 s and less than 2; without %v, want 16 s", took[true], took[false])
+	if took[true] > 2*time.Second || took[false] < took[true]+3*time.Second {
+		t.Errorf("with an advertisement %v, want 0.5 s and less than 2; without %v, want 3 s more at least: 5 or 16 s by the ROM's age", took[true], took[false])
 	}
 }
 

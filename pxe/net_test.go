@@ -658,7 +658,7 @@ func TestListenErrors(t *testing.T) {
 	}
 	defer first.Close()
 	_, err = Listen(t.Context(), ListenConfig{HTTP: "127.0.0.1:8099"})
-	if err == nil || !strings.Contains(err.Error(), "another program has that port") {
+	if err == nil || !strings.Contains(err.Error(), "another program listens there") {
 		t.Errorf("Listen() on a port that is taken: %v", err)
 	}
 }

@@ -116,6 +116,12 @@ func (c *Client) Publish(ctx context.Context, req api.PublishRequest) (api.Image
 	return send[api.Image](c, ctx, http.MethodPost, "/v1/images", req)
 }
 
+// ImageManifest returns the manifest.json of a published image.
+func (c *Client) ImageManifest(ctx context.Context, ref string) ([]byte, error) {
+	m, err := get[api.ImageManifest](c, ctx, "/v1/images/"+part(ref)+"/manifest", nil)
+	return m.Manifest, err
+}
+
 // SetDefaultImage chooses the image of machines that have none of their own.
 func (c *Client) SetDefaultImage(ctx context.Context, ref string) (api.Image, error) {
 	return send[api.Image](c, ctx, http.MethodPost, "/v1/images/"+part(ref)+"/default", nil)

@@ -17,6 +17,7 @@ type Package struct {
 	Name, Version, Arch   string
 	Source, SourceVersion string
 	Depends               string // with Pre-Depends
+	BuiltUsing            string // other sources that are in it
 	Suite                 string // that the index is of
 	Path                  string // of the file, below the base URL of a mirror
 	FileHash
@@ -138,7 +139,8 @@ func parsePackage(e entry) (Package, error) {
 	p := Package{
 		Name: s.Field("Package"), Version: s.Field("Version"), Arch: s.Field("Architecture"),
 		Source: s.Field("Source"), Suite: e.suite, Path: s.Field("Filename"),
-		FileHash: FileHash{SHA256: s.Field("SHA256")},
+		BuiltUsing: s.Field("Built-Using"),
+		FileHash:   FileHash{SHA256: s.Field("SHA256")},
 	}
 	p.Source, p.SourceVersion = sourceOf(p)
 	p.Depends = strings.Join(slices.DeleteFunc([]string{s.Field("Pre-Depends"), s.Field("Depends")}, func(s string) bool { return s == "" }), ", ")

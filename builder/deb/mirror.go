@@ -1,6 +1,7 @@
 package deb
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -35,7 +36,7 @@ func (m Mirrors) Bases(suite string) []string {
 		base := strings.TrimRight(m.Given, "/")
 		if security {
 			// A mirror has security updates beside the archive or in it.
-			return []string{base + securitySuffix, base}
+			return []string{securityOf(base), base}
 		}
 		return []string{base}
 	}
@@ -65,6 +66,16 @@ func (m Mirrors) Bases(suite string) []string {
 		}
 	}
 	return out
+}
+
+// snapshotRE matches the end of the base URL of a dated snapshot.
+var snapshotRE = regexp.MustCompile(`/[0-9]{8}T[0-9]{6}Z$`)
+
+// securityOf is the archive of security updates beside that at base. A snapshot's date
+// stays the end of the URL: debian/DATE has debian-security/DATE beside it.
+func securityOf(base string) string {
+	date := snapshotRE.FindString(base)
+	return strings.TrimSuffix(base, date) + securitySuffix + date
 }
 
 // isSuiteName says whether a suite of apt's sources may be one of Debian's, so

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,7 +25,10 @@ type buildRequest struct {
 	name    string // shipped definition or file
 	output  string // folder; "": the name of the definition
 	cache   string // "": the user's
+	lock    string // "": lock.json in output
 	update  bool
+	locked  bool
+	offline bool
 	fast    bool
 	asJSON  bool
 	verbose bool
@@ -45,7 +49,8 @@ builds it and where; the time of all files is that of the lock, or
 SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
 		Example: `  muster build compute
   muster build ./mine.yaml --output mine
-  muster build compute --update        # with the newest packages`,
+  muster build compute --update        # with the newest packages
+  muster build ./mine.yaml --lock mine.lock.json --locked --offline`,
 		GroupID: "start",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +68,9 @@ SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
 	f.StringVarP(&r.output, "output", "o", "", "`folder` to write to (default: the definition's name)")
 	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "`folder` of fetched packages (default: muster in the user's cache folder)")
 	f.BoolVar(&r.update, "update", false, "take the newest packages and write a new lock")
+	f.StringVar(&r.lock, "lock", "", "file of the lock (default: lock.json in the output folder)")
+	f.BoolVar(&r.locked, "locked", false, "fail if there is no lock or it does not fit the definition")
+	f.BoolVar(&r.offline, "offline", false, "take packages from the cache only")
 	f.BoolVar(&r.fast, "fast", false, "compress less: a second sooner, a tenth larger")
 	f.BoolVar(&r.asJSON, "json", false, "print the manifest")
 	f.BoolVarP(&r.verbose, "verbose", "v", false, "log every step")
@@ -76,18 +84,11 @@ func buildImage(ctx context.Context, r buildRequest) error {
 	if err != nil {
 		return usageError{err}
 	}
-	cfg := builder.Config{Definition: d, Out: r.output, Cache: r.cache, Update: r.update, Fast: r.fast, Host: os.DirFS("/")}
-	if cfg.Out == "" {
-		cfg.Out = d.Name
-	}
-	if cfg.Cache == "" {
-		if cfg.Cache, err = builder.CacheDir(os.Getenv); err != nil {
-			return err
-		}
-	}
-	if cfg.Time, err = sourceDate(os.Getenv("SOURCE_DATE_EPOCH")); err != nil {
+	cfg, err := builderConfig(d, r.output, r.cache)
+	if err != nil {
 		return err
 	}
+	cfg.LockFile, cfg.Update, cfg.Locked, cfg.Offline, cfg.Fast = r.lock, r.update, r.locked, r.offline, r.fast
 	if err := addPayload(&cfg); err != nil {
 		return err
 	}
@@ -100,12 +101,37 @@ func buildImage(ctx context.Context, r buildRequest) error {
 	m, err := builder.Build(ctx, cfg)
 	p.end()
 	if err != nil {
-		return err
+		return inputIsUsage(err)
 	}
 	if r.asJSON {
 		return writeJSON(r.stdout, m)
 	}
 	return writeBuilt(r.stdout, cfg.Out, m, time.Since(start))
+}
+
+// builderConfig is what builds and locks of d have in common. Folders may be "": then they
+// are the definition's name and the user's cache.
+func builderConfig(d *images.Definition, output, cache string) (builder.Config, error) {
+	cfg := builder.Config{Definition: d, Out: output, Cache: cache, Host: os.DirFS("/")}
+	if cfg.Out == "" {
+		cfg.Out = d.Name
+	}
+	var err error
+	if cfg.Cache == "" {
+		if cfg.Cache, err = builder.CacheDir(os.Getenv); err != nil {
+			return cfg, err
+		}
+	}
+	cfg.Time, err = sourceDate(os.Getenv("SOURCE_DATE_EPOCH"))
+	return cfg, err
+}
+
+// inputIsUsage makes what a definition or a lock has wrong wrong use.
+func inputIsUsage(err error) error {
+	if errors.Is(err, builder.ErrInput) {
+		return usageError{err}
+	}
+	return err
 }
 
 // addPayload adds the programs that muster carries.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -101,13 +102,20 @@ func headFlags(cmd *cobra.Command) []string {
 		if !f.Changed {
 			return
 		}
+		// The service starts in another folder.
+		word := func(v string) string {
+			if abs, err := filepath.Abs(v); err == nil && (f.Name == "image" || f.Name == "state") {
+				v = abs
+			}
+			return "--" + f.Name + "=" + v
+		}
 		if list, ok := f.Value.(interface{ GetSlice() []string }); ok {
 			for _, v := range list.GetSlice() {
-				args = append(args, "--"+f.Name+"="+v)
+				args = append(args, word(v))
 			}
 			return
 		}
-		args = append(args, "--"+f.Name+"="+f.Value.String())
+		args = append(args, word(f.Value.String()))
 	})
 	return args
 }

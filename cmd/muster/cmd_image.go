@@ -18,11 +18,11 @@ import (
 func newImageCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "image",
-		Short:   "List and publish the images that machines boot",
+		Short:   "List, publish, compare and remove the images that machines boot",
 		GroupID: "admin",
 		Example: "  muster build compute\n  muster image publish compute --default",
 	}
-	c.AddCommand(newImageListCommand(at), newImagePublishCommand(at))
+	c.AddCommand(newImageListCommand(at), newImagePublishCommand(at), newImageDefaultCommand(at), newImageRemoveCommand(at), newImageDiffCommand(at))
 	return c
 }
 
@@ -84,6 +84,46 @@ func newImagePublishCommand(at *headFlag) *cobra.Command {
 	c.ValidArgsFunction = folders
 	c.Flags().BoolVar(&makeDefault, "default", false, "machines boot it unless they have an image of their own (default: if it is the first)")
 	return c
+}
+
+func newImageDefaultCommand(at *headFlag) *cobra.Command {
+	return &cobra.Command{
+		Use:     "default IMAGE",
+		Short:   "Choose the image of machines that have none of their own",
+		Long:    "Choose the image, by name or ID, of machines that have none of their own. Nodes boot it the next time they start.",
+		Example: "  muster image default compute",
+		Args:    cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			img, err := call.client.SetDefaultImage(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s (%s) is the default\n", img.Name, short(img.ID))
+			return err
+		}),
+	}
+}
+
+func newImageRemoveCommand(at *headFlag) *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove IMAGE…",
+		Aliases: []string{"rm"},
+		Short:   "Remove published images that no node runs",
+		Long:    "Remove published images, by name or ID. One that a node runs, and the default, are refused.",
+		Example: "  muster image remove 3f9a2c11",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			for _, ref := range args {
+				if err := call.client.RemoveImage(cmd.Context(), ref); err != nil {
+					return err
+				}
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is removed\n", ref); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+	}
 }
 
 // publish uploads what the head does not have of the image in dir and

@@ -395,7 +395,7 @@ with eth1 the card to their network, and switch them on. docs/quickstart.md goes
 	d.say(`
 The cluster stays up until Ctrl-C. From a second terminal:
   export MUSTER_HEAD=%s
-  %s run uname -a`, d.socket, rel(d.self))
+  %s run uname -a`, d.socket, d.self)
 	<-ctx.Done()
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"muster/api"
 )
 
 // The exit statuses beside 0. `muster run` has its own, those of its job.
@@ -60,7 +62,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	}
 	fmt.Fprintf(stderr, "muster: error: %v\n", err)
 	var usage usageError
-	if errors.As(err, &usage) {
+	if errors.As(err, &usage) || api.CodeOf(err) == api.CodeInvalid {
 		return exitUsage
 	}
 	return exitFailed

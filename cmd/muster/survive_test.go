@@ -208,7 +208,7 @@ func (g gates) let(name string) { g.open(name, os.O_WRONLY) }
 func (g gates) open(name string, how int) {
 	g.t.Helper()
 	done := make(chan error, 1)
-	path := filepath.Join(g.seen, name)
+	path := filepath.Join(g.dir, name)
 	go func() {
 		f, err := os.OpenFile(path, how, 0)
 		if err == nil {

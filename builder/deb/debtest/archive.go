@@ -87,6 +87,7 @@ type File struct {
 type Package struct {
 	Name, Version, Arch string
 	Source, Depends     string
+	BuiltUsing          string
 	Component           string // "": main
 	Compression         string // of data.tar: "", ".gz", ".xz", ".zst"
 	Files               []File
@@ -220,6 +221,9 @@ func (a *Archive) Publish(t testing.TB, s Suite) {
 		stanza := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\n", p.Name, p.Version, p.Arch)
 		if p.Source != "" {
 			stanza += "Source: " + p.Source + "\n"
+		}
+		if p.BuiltUsing != "" {
+			stanza += "Built-Using: " + p.BuiltUsing + "\n"
 		}
 		if p.Depends != "" {
 			stanza += "Depends: " + p.Depends + "\n"
