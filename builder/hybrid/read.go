@@ -57,7 +57,7 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 		return nil, fmt.Errorf("ISO 9660: %w", err)
 	}
 	if err := im.readCatalog(boot); err != nil {
-		return nil, fmt.Errorf("El Torito: %w", err)
+		return nil, fmt.Errorf("boot record of El Torito: %w", err)
 	}
 	esp, ok := im.Files[espPath]
 	if !ok {
