@@ -29,10 +29,11 @@ func newLockCommand() *cobra.Command {
 	var r lockRequest
 	c := &cobra.Command{
 		Use:   "lock DEFINITION",
-		Short: "Show which packages of an image are newer in the archive, and pin them",
-		Long: `Ask the archive for the newest packages that a definition needs and show what differs from its lock, how old
-that is, and which of the changes are security updates. Nothing is written without --write.`,
-		Example: `  muster lock compute                                   what a build --update would bring
+		Short: "Show which packages of an image are newer, and pin them",
+		Long: `Ask the archive for the newest packages that a definition needs and show what
+differs from its lock, how old that is, and which of the changes are security
+updates. Nothing is written without --write.`,
+		Example: `  muster lock compute                 # what a build --update would bring
   muster lock ./mine.yaml --lock mine.lock.json --write
   muster lock compute --json | jq .security`,
 		GroupID: "admin",
