@@ -66,6 +66,7 @@ func lockImage(ctx context.Context, r lockRequest) error {
 	if cfg.LockFile = r.lock; cfg.LockFile == "" {
 		cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
 	}
+	cfg.Log = newLogger(r.stderr, false)
 	p := newProgress(r.stderr)
 	cfg.Progress = p.show
 	re, err := builder.Relock(ctx, cfg, r.write)

@@ -20,7 +20,9 @@ func Small(t testing.TB, oldKernel, newKernel string) *Archive {
 	a := NewArchive(t)
 	a.Publish(t, Suite{Name: "trixie", Packages: append(Kernel(t, "linux-image-amd64", oldKernel, versionOf(oldKernel)),
 		Package{Name: "ipxe", Version: "1.21", Arch: "all", Compression: ".xz", Files: []File{
-			{Path: "usr/lib/ipxe/undionly.kpxe", Data: "bios"}, {Path: "usr/lib/ipxe/snponly.efi", Data: "uefi"}, {Path: "usr/lib/ipxe/ipxe.lkrn", Data: "other"},
+			{Path: "usr/lib/ipxe/undionly.kpxe", Data: "bios"},
+			{Path: "usr/lib/ipxe/snponly.efi", Data: "uefi"},
+			{Path: "usr/lib/ipxe/ipxe.lkrn", Data: "other"},
 			{Path: "usr/share/doc/ipxe/copyright", Data: "It is free.\n"},
 		}},
 		Package{Name: "firmware-realtek", Version: "2025", Arch: "all", Component: "non-free-firmware", Compression: ".xz", Files: []File{
