@@ -258,24 +258,37 @@ func readStep[T stepResult](c *cache, file string) (T, bool) {
 // openLocked opens a file for appending, makes it if need be, and holds its
 // lock until it is closed.
 func openLocked(ctx context.Context, name string) (*os.File, error) {
-	tick := time.NewTicker(lockPoll)
-	defer tick.Stop()
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			return nil, err
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil && sameFile(f, name) {
+		if err := waitLock(ctx, f); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if sameFile(f, name) {
 			return f, nil
 		}
 		f.Close()
-		if err != nil && !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, fmt.Errorf("locking %s: %w", name, err)
+	}
+}
+
+// waitLock waits until f is locked.
+func waitLock(ctx context.Context, f *os.File) error {
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return fmt.Errorf("locking %s: %w", f.Name(), err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-tick.C:
 		}
 	}

@@ -55,7 +55,7 @@ func TestExamples(t *testing.T) {
 			}
 			cfg := testConfig(t, a, testDefinition)
 			d.Mirror, cfg.Cache = cfg.Definition.Mirror, cache
-			if d.Firmware != nil && len(d.Firmware) > 1 {
+			if len(d.Firmware) > 1 {
 				d.Firmware = []string{"realtek"} // what the archive has
 			}
 			cfg.Definition = d

@@ -81,6 +81,11 @@ func write(ctx context.Context, cfg Config, c *cache, m *images.Manifest) error 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	folder, err := lockFolder(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
 	name := filepath.Join(dir, manifestName)
 	old, err := os.ReadFile(name)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -113,6 +118,20 @@ func write(ctx context.Context, cfg Config, c *cache, m *images.Manifest) error 
 		return fmt.Errorf("writing manifest: %w", err)
 	}
 	return nil
+}
+
+// lockFolder holds a folder for one build at a time until the file is closed: of two
+// images at once the later one is there as a whole.
+func lockFolder(ctx context.Context, dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := waitLock(ctx, f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // isWritten says whether an artifact is there and right, a medium with this site segment.

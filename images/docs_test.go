@@ -40,7 +40,7 @@ func TestDocumentedExample(t *testing.T) {
 	}
 	// Every key is in the example.
 	for _, key := range []string{
-		"name", "from", "arch", "suite", "mirror", "package", "cmdline", "groups", "names", "firmware", "commands",
+		"name", "from", "arch", "suite", "mirror", "keyring", "package", "cmdline", "groups", "names", "firmware", "commands",
 		"go-commands", "path", "content", "source", "mode", "owner", "packages",
 		"media", "site", "head", "pin", "label", "console",
 	} {

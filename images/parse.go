@@ -85,8 +85,12 @@ func checkKey(name string, kv *ast.MappingValueNode, t reflect.Type) error {
 	sub, ok := keys[key.Value]
 	if !ok {
 		known := sortedKeys(keys)
+		meant := didYouMean(key.Value, known)
+		if meant == "" {
+			meant = " (it may be of a newer muster)"
+		}
 		return fmt.Errorf("%s: unknown key %q%s; known here are: %s",
-			at(name, key), key.Value, didYouMean(key.Value, known), strings.Join(known, ", "))
+			at(name, key), key.Value, meant, strings.Join(known, ", "))
 	}
 	return checkKeys(name, kv.Value, sub)
 }

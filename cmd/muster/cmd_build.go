@@ -92,9 +92,7 @@ func buildImage(ctx context.Context, r buildRequest) error {
 	if err := addPayload(&cfg); err != nil {
 		return err
 	}
-	if r.verbose {
-		cfg.Log = newLogger(r.stderr, true)
-	}
+	cfg.Log = newLogger(r.stderr, r.verbose)
 	start := time.Now()
 	p := newProgress(r.stderr)
 	cfg.Progress = p.show

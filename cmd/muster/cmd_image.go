@@ -18,7 +18,7 @@ import (
 func newImageCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "image",
-		Short:   "List, publish, compare and remove the images that machines boot",
+		Short:   "List, publish, compare and remove images that machines boot",
 		GroupID: "admin",
 		Example: "  muster build compute\n  muster image publish compute --default",
 	}
@@ -90,7 +90,7 @@ func newImageDefaultCommand(at *headFlag) *cobra.Command {
 	return &cobra.Command{
 		Use:     "default IMAGE",
 		Short:   "Choose the image of machines that have none of their own",
-		Long:    "Choose the image, by name or ID, of machines that have none of their own. Nodes boot it the next time they start.",
+		Long:    "Choose the image, by name or ID, of machines that have none of their own.\nNodes boot it the next time they start.",
 		Example: "  muster image default compute",
 		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
@@ -109,7 +109,7 @@ func newImageRemoveCommand(at *headFlag) *cobra.Command {
 		Use:     "remove IMAGE…",
 		Aliases: []string{"rm"},
 		Short:   "Remove published images that no node runs",
-		Long:    "Remove published images, by name or ID. One that a node runs, and the default, are refused.",
+		Long:    "Remove published images, by name or ID. One that a node runs, and the\ndefault, are refused.",
 		Example: "  muster image remove 3f9a2c11",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {

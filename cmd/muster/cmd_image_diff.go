@@ -16,9 +16,10 @@ func newImageDiffCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "diff A B",
 		Short: "List what differs between two images",
-		Long: `List what differs between two images: packages, kernel modules, kernel parameters, commands and files.
-An image is the folder of a build, or the name or ID of one that is published; of those the head tells the
-manifest, so that single files are compared between folders only.`,
+		Long: `List what differs between two images: packages, kernel modules, kernel
+parameters, commands and files. An image is the folder of a build, or the
+name or ID of one that is published; of those the head tells the manifest, so
+that single files are compared between folders only.`,
 		Example: "  muster image diff compute compute.new\n  muster image diff compute ./compute --json",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

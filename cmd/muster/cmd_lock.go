@@ -29,10 +29,11 @@ func newLockCommand() *cobra.Command {
 	var r lockRequest
 	c := &cobra.Command{
 		Use:   "lock DEFINITION",
-		Short: "Show which packages of an image are newer in the archive, and pin them",
-		Long: `Ask the archive for the newest packages that a definition needs and show what differs from its lock, how old
-that is, and which of the changes are security updates. Nothing is written without --write.`,
-		Example: `  muster lock compute                                   what a build --update would bring
+		Short: "Show which packages of an image are newer, and pin them",
+		Long: `Ask the archive for the newest packages that a definition needs and show what
+differs from its lock, how old that is, and which of the changes are security
+updates. Nothing is written without --write.`,
+		Example: `  muster lock compute                 # what a build --update would bring
   muster lock ./mine.yaml --lock mine.lock.json --write
   muster lock compute --json | jq .security`,
 		GroupID: "admin",
@@ -65,6 +66,7 @@ func lockImage(ctx context.Context, r lockRequest) error {
 	if cfg.LockFile = r.lock; cfg.LockFile == "" {
 		cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
 	}
+	cfg.Log = newLogger(r.stderr, false)
 	p := newProgress(r.stderr)
 	cfg.Progress = p.show
 	re, err := builder.Relock(ctx, cfg, r.write)

@@ -52,7 +52,8 @@ func TestUserNamespaceError(t *testing.T) {
 }
 
 // TestHeadBelowClosedHome starts a head as root with the program in a folder
-// that only another user may enter, as homes are in Debian 12 and later.
+// that it may enter by its capabilities alone, as another user's home is in
+// Debian 12 and later.
 func TestHeadBelowClosedHome(t *testing.T) {
 	need.Root(t)
 	bin := need.File(t, os.Getenv("MUSTER_BIN"), "run the tests with make, which builds bin/muster")
@@ -67,12 +68,18 @@ func TestHeadBelowClosedHome(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, "muster"), program, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	const stranger = 54321
-	for _, path := range []string{filepath.Join(home, "muster"), home} {
-		if err := os.Chown(path, stranger, stranger); err != nil {
+	// Closed to their owner, they are open to capabilities alone; a user
+	// namespace, in which tests may run, has no other user to give them to.
+	for path, mode := range map[string]os.FileMode{filepath.Join(home, "muster"): 0o011, home: 0} {
+		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() {
+		if err := os.Chmod(home, 0o700); err != nil {
+			t.Error(err)
+		}
+	})
 	state := filepath.Join(t.TempDir(), "state")
 	var log strings.Builder
 	ctx, cancel := context.WithTimeout(t.Context(), headTime)
