@@ -31,6 +31,7 @@ const (
 	RoleKernel   Role = "kernel"
 	RoleLoader   Role = "loader"   // network boot programs
 	RoleFirmware Role = "firmware" // files for devices
+	RoleUserland Role = "userland" // programs that tasks see
 )
 
 // Lock pins every package that an image is built from. Two builds from one

@@ -58,8 +58,8 @@ func ParseRelations(field string) ([]Alternatives, error) {
 	return out, nil
 }
 
-// admits says whether version is one of those that r means.
-func (r Relation) admits(version string) bool {
+// Admits says whether version is one of those that r means.
+func (r Relation) Admits(version string) bool {
 	if r.Op == "" {
 		return true
 	}
@@ -69,7 +69,7 @@ func (r Relation) admits(version string) bool {
 
 // matches says whether p itself, by its own name, is what r means.
 func (r Relation) matches(p *Package) bool {
-	return p.Name == r.Name && r.archFits(p) && r.admits(p.Version)
+	return p.Name == r.Name && r.archFits(p) && r.Admits(p.Version)
 }
 
 // archFits knows a single architecture: of it are all packages of an index.
@@ -88,7 +88,7 @@ func (r Relation) archFits(p *Package) bool {
 func (r Relation) providedBy(p *Package) bool {
 	for _, group := range p.Provides {
 		for _, v := range group {
-			if v.Name == r.Name && (r.Arch == "" || r.archFits(p)) && (r.Op == "" || v.Op == "=" && r.admits(v.Version)) {
+			if v.Name == r.Name && (r.Arch == "" || r.archFits(p)) && (r.Op == "" || v.Op == "=" && r.Admits(v.Version)) {
 				return true
 			}
 		}
