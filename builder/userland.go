@@ -58,7 +58,7 @@ func (u userlandFiles) leastMemory() int64 {
 }
 
 func (u userlandFiles) summary() string {
-	return fmt.Sprintf("%d packages, %.1f MB (%.0f MB unpacked), for nodes of %d MiB and more",
+	return fmt.Sprintf("%d packages, %.1f MB (%.0f MB unpacked), nodes from %d MiB",
 		u.Packages, float64(u.Image.Size)/1e6, float64(u.Bytes)/1e6, u.leastMemory())
 }
 

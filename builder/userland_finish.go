@@ -54,6 +54,9 @@ func (r *root) addFrame() error {
 	if r.absent("etc/mtab") {
 		errs = append(errs, r.tree.AddSymlink("etc/mtab", "../proc/self/mounts", "muster"))
 	}
+	if utc := "usr/share/zoneinfo/Etc/UTC"; r.absent("etc/localtime") && !r.absent(utc) {
+		errs = append(errs, r.tree.AddSymlink("etc/localtime", "/"+utc, "muster"))
+	}
 	for name, text := range map[string]string{
 		"etc/hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
 		"etc/hostname":    "localhost\n",

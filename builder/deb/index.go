@@ -142,7 +142,8 @@ func (x *Index) find(name string, ok func(Package) (bool, error)) (Package, erro
 }
 
 // prepare finds out who provides what and which packages are essential. Only
-// the paragraphs that have these fields are parsed.
+// the paragraphs that have these fields are parsed. A package that cannot be
+// read provides nothing; it is an error for whoever needs it.
 func (x *Index) prepare() error {
 	if x.providers != nil {
 		return nil
@@ -157,8 +158,11 @@ func (x *Index) prepare() error {
 			continue
 		}
 		p, err := x.Latest(name)
-		if err != nil {
+		if err != nil && slices.ContainsFunc(x.entries[name], func(e entry) bool { return bytes.Contains(e.text, []byte("\nEssential: yes")) }) {
 			return err
+		}
+		if err != nil {
+			continue
 		}
 		if p.Essential {
 			x.essential = append(x.essential, name)
