@@ -116,6 +116,13 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepKernel, End: true, Cached: cached, Detail: fmt.Sprintf("%s, %d modules", kernel.Release, kernel.Count)})
+	userland, cached, err := userlandStep(ctx, cfg, store, during(StepUserland, cfg, client), lock)
+	if err != nil {
+		return nil, err
+	}
+	if userland.Packages > 0 {
+		cfg.Progress(Event{Step: StepUserland, End: true, Cached: cached, Detail: userland.summary()})
+	}
 	var loaders loaderFiles
 	if wanted, _ := cfg.Definition.Wants(images.MediumNetboot); wanted {
 		if loaders, cached, err = loaderStep(ctx, cfg, store, during(StepLoaders, cfg, client), lock); err != nil {
@@ -127,7 +134,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	ids := computeIDs(cfg, lock, kernel, commands)
+	ids := computeIDs(cfg, lock, kernel, userland, commands)
 	archive, cached, err := initramfsStep(ctx, cfg, store, ids, kernel, commands, imageTime(cfg, lock))
 	if err != nil {
 		return nil, err
@@ -145,7 +152,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepBill, End: true, Cached: cached})
-	manifest := manifestOf(cfg, lock, ids, kernel, loaders, archive, iso, commands, bill)
+	manifest := manifestOf(cfg, lock, ids, kernel, userland, loaders, archive, iso, commands, bill)
 	if err := write(ctx, cfg, store, manifest); err != nil {
 		return nil, err
 	}
@@ -266,7 +273,7 @@ type ids struct {
 }
 
 // computeIDs hashes what an image is made from, before it is made.
-func computeIDs(cfg Config, lock *images.Lock, k kernelFiles, commands []goCommand) ids {
+func computeIDs(cfg Config, lock *images.Lock, k kernelFiles, u userlandFiles, commands []goCommand) ids {
 	image := struct {
 		Format          int         `json:"format"`
 		Definition      string      `json:"definition"`
@@ -279,15 +286,17 @@ func computeIDs(cfg Config, lock *images.Lock, k kernelFiles, commands []goComma
 		Time            time.Time   `json:"time"`
 		Release         bool        `json:"release"`
 		GoLicenses      string      `json:"go_licenses"`
+		Userland        string      `json:"userland,omitempty"`
 	}{
 		format, cfg.Definition.Hash(), lock.Hash(), hashBytes(cfg.Agent), hashBytes(cfg.Init), hashBytes(cfg.Busybox),
-		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast, hashBytes([]byte(goLicenseTable)),
+		cfg.BusyboxInfo.Commands, commands, imageTime(cfg, lock), cfg.Fast, hashBytes([]byte(goLicenseTable)), u.Image.SHA256,
 	}
 	runtime := struct {
 		Format  int    `json:"format"`
 		Kernel  string `json:"kernel"`
 		Modules string `json:"modules"`
 		Init    string `json:"init"`
-	}{format, k.Vmlinuz.SHA256, k.ModulesID, hashBytes(cfg.Init)}
+		Root    string `json:"root,omitempty"`
+	}{format, k.Vmlinuz.SHA256, k.ModulesID, hashBytes(cfg.Init), u.Image.SHA256}
 	return ids{Image: hashOf(image), Runtime: hashOf(runtime)}
 }

@@ -163,6 +163,16 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 			take(images.RoleFirmware, p)
 		}
 	}
+	userland, err := resolveUserland(index, d)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range userland {
+		if r, ok := role[p.Name]; ok {
+			return nil, fmt.Errorf("package %s of the userland is also used as %s, and one image can have it only once; leave it out of packages:", p.Name, r)
+		}
+	}
+	take(images.RoleUserland, userland...)
 	for name, p := range wanted {
 		lock.Packages = append(lock.Packages, images.LockedPackage{
 			Name: p.Name, Version: p.Version, Arch: p.Arch, Source: p.Source, SourceVersion: p.SourceVersion, BuiltUsing: p.BuiltUsing,
@@ -171,6 +181,21 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 	}
 	slices.SortFunc(lock.Packages, func(a, b images.LockedPackage) int { return strings.Compare(a.Name, b.Name) })
 	return lock, nil
+}
+
+// resolveUserland returns the packages of the userland with all they need.
+func resolveUserland(index *deb.Index, d *images.Definition) ([]deb.Package, error) {
+	if len(d.Packages) == 0 {
+		return nil, nil
+	}
+	packages, err := deb.Resolve(index, deb.Request{
+		Packages: d.Packages, Essential: true,
+		Nearest: func(name string, among []string) []string { return images.Nearest(name, among, 3) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("userland: %w", err)
+	}
+	return packages, nil
 }
 
 // readArchive reads the indexes of the suite, its updates and its security

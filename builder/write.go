@@ -19,7 +19,7 @@ import (
 const manifestName = "manifest.json"
 
 // manifestOf lists what an image consists of.
-func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderFiles, archive initramfsFile, iso *isoFile, commands []goCommand, bill billFiles) *images.Manifest {
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, u userlandFiles, l loaderFiles, archive initramfsFile, iso *isoFile, commands []goCommand, bill billFiles) *images.Manifest {
 	m := &images.Manifest{
 		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
 		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
@@ -29,6 +29,11 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, l loaderF
 			{Kind: images.KindKernel, Name: "vmlinuz", Size: k.Vmlinuz.Size, SHA256: k.Vmlinuz.SHA256},
 			{Kind: images.KindInitramfs, Name: "initramfs.zst", Size: archive.File.Size, SHA256: archive.File.SHA256},
 		},
+	}
+	if u.Packages > 0 {
+		m.Artifacts = append(m.Artifacts, images.Artifact{
+			Kind: images.KindUserland, Name: "userland.sqfs", Size: u.Image.Size, SHA256: u.Image.SHA256, ChunksSHA256: u.Chunks,
+		})
 	}
 	for _, x := range l.Loaders {
 		m.Artifacts = append(m.Artifacts, images.Artifact{

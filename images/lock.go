@@ -32,6 +32,7 @@ const (
 	RoleLoader   Role = "loader"   // network boot programs
 	RoleFirmware Role = "firmware" // files for devices
 	RoleMedium   Role = "medium"   // boot loaders of CDs and sticks
+	RoleUserland Role = "userland" // programs that tasks see
 )
 
 // MediumPackages are the packages with the boot loaders of CDs and sticks. A

@@ -40,11 +40,15 @@ type ArtifactKind string
 const (
 	KindKernel    ArtifactKind = "kernel"
 	KindInitramfs ArtifactKind = "initramfs"
-	KindLoader    ArtifactKind = "loader"  // network boot program
-	KindSBOM      ArtifactKind = "sbom"    // what is in the image, SPDX 2.3
-	KindSources   ArtifactKind = "sources" // where the sources of it are
-	KindISO       ArtifactKind = "iso"     // hybrid file for CD and USB stick
+	KindLoader    ArtifactKind = "loader"   // network boot program
+	KindSBOM      ArtifactKind = "sbom"     // what is in the image, SPDX 2.3
+	KindSources   ArtifactKind = "sources"  // where the sources of it are
+	KindISO       ArtifactKind = "iso"      // hybrid file for CD and USB stick
+	KindUserland  ArtifactKind = "userland" // squashfs that tasks see
 )
+
+// ChunkSize is how many bytes of a userland are checked at a time.
+const ChunkSize = 1 << 20
 
 // Artifact is one output file.
 type Artifact struct {
@@ -52,6 +56,10 @@ type Artifact struct {
 	Name   string       `json:"name"` // file name in the output folder, slash-separated
 	Size   int64        `json:"size"`
 	SHA256 string       `json:"sha256"`
+
+	// ChunksSHA256 are the hashes of the pieces of [ChunkSize] bytes that a userland
+	// consists of, the last one shorter. A node checks each as it arrives.
+	ChunksSHA256 []string `json:"chunks_sha256,omitempty"`
 
 	// Of a loader: the firmware and architecture it is for, and the package
 	// it was taken from.
@@ -160,6 +168,13 @@ func (a Artifact) check() error {
 		return fmt.Errorf("artifact %s: sha256 %q is no SHA-256", a.Name, a.SHA256)
 	case a.Site != nil && (a.Site.Offset < 0 || a.Site.Size <= 0 || a.Site.Size > a.Size || a.Site.Offset > a.Size-a.Site.Size):
 		return fmt.Errorf("artifact %s: its site segment is not in it", a.Name)
+	case a.Kind == KindUserland && int64(len(a.ChunksSHA256)) != (a.Size+ChunkSize-1)/ChunkSize:
+		return fmt.Errorf("artifact %s: %d bytes have %d chunk hashes", a.Name, a.Size, len(a.ChunksSHA256))
+	}
+	for _, sum := range a.ChunksSHA256 {
+		if !sha256RE.MatchString(sum) {
+			return fmt.Errorf("artifact %s: chunk hash %q is no SHA-256", a.Name, sum)
+		}
 	}
 	return nil
 }

@@ -36,6 +36,10 @@ type Config struct {
 	CgroupRoot string
 	// Init is the in-namespace init of tasks. Empty: /usr/lib/muster/init.
 	Init string
+	// Root is the folder that tasks see as /, such as a mounted userland. It
+	// needs folders to mount on: dev, proc, sys, run, tmp. Empty: the root of
+	// this machine.
+	Root string
 	// Shim is the command that runs [task.Shim] with the directory of a
 	// task as its last argument. Empty: this program with argument shim.
 	Shim []string
@@ -131,6 +135,7 @@ func (c Config) taskConfig(up task.Uplink) task.Config {
 		Dir:        filepath.Join(c.RunDir, "tasks"),
 		CgroupRoot: c.CgroupRoot,
 		Init:       c.Init,
+		Root:       c.Root,
 		Shim:       c.Shim,
 		Max:        c.MaxTasks,
 		Uplink:     up,

@@ -6,6 +6,7 @@
 // signature covers every byte that is used. Which hosts to ask is either given,
 // or learned from the apt sources of the host (sources.go, mirror.go).
 //
+// [Resolve] (resolve.go) finds the packages that others need, as apt would.
 // [Walk] (package.go) gives the files of a package in the order that they are in it,
 // with paths that are safe to use and moved below usr/ where a merged system has
 // them. [CompareVersions] (version.go) orders versions as Debian Policy

@@ -18,6 +18,11 @@ type Package struct {
 	Source, SourceVersion string
 	Depends               string // with Pre-Depends
 	BuiltUsing            string // other sources that are in it
+	Provides              []Alternatives
+	Conflicts             []Alternatives // with Breaks
+	Priority              string         // required, important, standard, optional
+	MultiArch             string         // allowed, foreign, same; "": no
+	Essential             bool
 	Suite                 string // that the index is of
 	Path                  string // of the file, below the base URL of a mirror
 	FileHash
@@ -26,6 +31,10 @@ type Package struct {
 // Index holds the packages of one or several suites.
 type Index struct {
 	entries map[string][]entry
+
+	// Made when first asked for; nil before.
+	providers map[string][]string // names of packages by what they provide, sorted
+	essential []string            // sorted
 }
 
 // entry is a paragraph that is parsed when somebody asks for it: an archive has
@@ -54,6 +63,7 @@ func (x *Index) Add(suite string, packages []byte) error {
 		}
 		key := string(bytes.TrimSpace(name))
 		x.entries[key] = append(x.entries[key], entry{suite, p})
+		x.providers = nil
 		return true
 	})
 	if bad != nil {
@@ -92,7 +102,7 @@ func (x *Index) Satisfying(relation string) (Package, error) {
 	if m == nil {
 		return Package{}, fmt.Errorf("%q is no relation to a package", relation)
 	}
-	name, op, version := m[1], m[2], m[3]
+	name, op, version := m[1], m[3], m[4]
 	return x.find(name, func(p Package) (bool, error) {
 		if op == "" {
 			return true, nil
@@ -103,7 +113,7 @@ func (x *Index) Satisfying(relation string) (Package, error) {
 
 // relationRE is one alternative of Debian Policy 7.1, without architecture
 // lists, which binary packages do not have.
-var relationRE = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]+)(?::[a-z0-9]+)?(?:\s*\(\s*(<<|<=|=|>=|>>)\s*([^\s)]+)\s*\))?$`)
+var relationRE = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]+)(?::([a-z0-9]+))?(?:\s*\(\s*(<<|<=|=|>=|>>)\s*([^\s)]+)\s*\))?$`)
 
 func (x *Index) find(name string, ok func(Package) (bool, error)) (Package, error) {
 	var best Package
@@ -131,6 +141,44 @@ func (x *Index) find(name string, ok func(Package) (bool, error)) (Package, erro
 	return Package{}, fmt.Errorf("package %s: %w", name, ErrNoPackage)
 }
 
+// prepare finds out who provides what and which packages are essential. Only
+// the paragraphs that have these fields are parsed. A package that cannot be
+// read provides nothing; it is an error for whoever needs it.
+func (x *Index) prepare() error {
+	if x.providers != nil {
+		return nil
+	}
+	providers := make(map[string][]string)
+	x.essential = nil
+	for _, name := range x.Names() {
+		interesting := slices.ContainsFunc(x.entries[name], func(e entry) bool {
+			return bytes.Contains(e.text, []byte("\nProvides:")) || bytes.Contains(e.text, []byte("\nEssential: yes"))
+		})
+		if !interesting {
+			continue
+		}
+		p, err := x.Latest(name)
+		if err != nil && slices.ContainsFunc(x.entries[name], func(e entry) bool { return bytes.Contains(e.text, []byte("\nEssential: yes")) }) {
+			return err
+		}
+		if err != nil {
+			continue
+		}
+		if p.Essential {
+			x.essential = append(x.essential, name)
+		}
+		for _, group := range p.Provides {
+			for _, v := range group {
+				if list := providers[v.Name]; len(list) == 0 || list[len(list)-1] != name {
+					providers[v.Name] = append(list, name)
+				}
+			}
+		}
+	}
+	x.providers = providers
+	return nil
+}
+
 func parsePackage(e entry) (Package, error) {
 	s, err := ParseStanza(e.text)
 	if err != nil {
@@ -143,6 +191,13 @@ func parsePackage(e entry) (Package, error) {
 		FileHash:   FileHash{SHA256: s.Field("SHA256")},
 	}
 	p.Source, p.SourceVersion = sourceOf(p)
+	p.Priority, p.MultiArch, p.Essential = s.Field("Priority"), s.Field("Multi-Arch"), s.Field("Essential") == "yes"
+	if p.Provides, err = ParseRelations(s.Field("Provides")); err != nil {
+		return Package{}, fmt.Errorf("Provides: %w", err)
+	}
+	if p.Conflicts, err = ParseRelations(s.Field("Conflicts") + "," + s.Field("Breaks")); err != nil {
+		return Package{}, fmt.Errorf("Conflicts, Breaks: %w", err)
+	}
 	p.Depends = strings.Join(slices.DeleteFunc([]string{s.Field("Pre-Depends"), s.Field("Depends")}, func(s string) bool { return s == "" }), ", ")
 	if p.Size, err = strconv.ParseInt(s.Field("Size"), 10, 64); err != nil || p.Size <= 0 {
 		return Package{}, fmt.Errorf("size is %q", s.Field("Size"))

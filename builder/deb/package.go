@@ -53,6 +53,35 @@ type Entry struct {
 // package. content is valid during the call, for files only, and need not be
 // read. An error of fn ends the walk and is returned as it is.
 func Walk(r io.Reader, fn func(e Entry, content io.Reader) error) error {
+	return member(r, "data.tar", func(suffix string, r io.Reader) error { return walkData(suffix, r, fn) })
+}
+
+// maxControl bounds a file of a package's control archive.
+const maxControl = 16 << 20
+
+// Control reads the control archive of a .deb: the files control, postinst,
+// conffiles and what else there is, by name.
+func Control(r io.Reader) (map[string][]byte, error) {
+	out := make(map[string][]byte)
+	err := member(r, "control.tar", func(suffix string, r io.Reader) error {
+		return walkTar("control.tar"+suffix, suffix, r, func(h *tar.Header, tr io.Reader) error {
+			name, err := safePath(h.Name)
+			if err != nil || h.Typeflag != tar.TypeReg {
+				return err
+			}
+			if h.Size > maxControl {
+				return fmt.Errorf("it has %d bytes", h.Size)
+			}
+			out[name], err = io.ReadAll(tr)
+			return err
+		})
+	})
+	return out, err
+}
+
+// member calls fn with the content of the first member of a .deb whose name begins
+// with prefix, and with the rest of its name.
+func member(r io.Reader, prefix string, fn func(suffix string, r io.Reader) error) error {
 	members := arReader{r: r}
 	h, err := members.next()
 	if err != nil {
@@ -71,21 +100,38 @@ func Walk(r io.Reader, fn func(e Entry, content io.Reader) error) error {
 	for {
 		h, err := members.next()
 		if errors.Is(err, io.EOF) {
-			return errors.New("reading package: it has no data.tar")
+			return fmt.Errorf("reading package: it has no %s", prefix)
 		}
 		if err != nil {
 			return fmt.Errorf("reading package: %w", err)
 		}
-		if name, ok := strings.CutPrefix(h.name, "data.tar"); ok {
-			return walkData(name, &members, fn)
+		if suffix, ok := strings.CutPrefix(h.name, prefix); ok {
+			return fn(suffix, &members)
 		}
 	}
 }
 
 func walkData(suffix string, r io.Reader, fn func(Entry, io.Reader) error) error {
+	var failed error // of fn, which is returned as it is
+	err := walkTar("data.tar"+suffix, suffix, r, func(h *tar.Header, tr io.Reader) error {
+		e, skip, err := entryOf(h)
+		if err != nil || skip {
+			return err
+		}
+		failed = fn(e, tr)
+		return failed
+	})
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+// walkTar calls fn with every entry of a packed archive. name is for errors.
+func walkTar(name, suffix string, r io.Reader, fn func(*tar.Header, io.Reader) error) error {
 	plain, done, err := decompress(suffix, r)
 	if err != nil {
-		return fmt.Errorf("reading data.tar%s: %w", suffix, err)
+		return fmt.Errorf("reading %s: %w", name, err)
 	}
 	defer done()
 	tr := tar.NewReader(io.LimitReader(plain, maxUnpacked))
@@ -95,20 +141,13 @@ func walkData(suffix string, r io.Reader, fn func(Entry, io.Reader) error) error
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("reading data.tar%s: %w", suffix, err)
+			return fmt.Errorf("reading %s: %w", name, err)
 		}
 		if n == maxEntries {
-			return fmt.Errorf("reading data.tar%s: it has more than %d entries", suffix, maxEntries)
+			return fmt.Errorf("reading %s: it has more than %d entries", name, maxEntries)
 		}
-		e, skip, err := entryOf(h)
-		if err != nil {
-			return fmt.Errorf("reading data.tar%s: %q: %w", suffix, h.Name, err)
-		}
-		if skip {
-			continue
-		}
-		if err := fn(e, tr); err != nil {
-			return err
+		if err := fn(h, tr); err != nil {
+			return fmt.Errorf("reading %s: %q: %w", name, h.Name, err)
 		}
 	}
 }

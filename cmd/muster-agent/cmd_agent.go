@@ -36,6 +36,7 @@ func agentMain(args []string, stderr io.Writer) error {
 	runDir := f.String("run", "/run/muster", "folder that keeps the session key and the tasks; it must end with the boot")
 	cgroups := f.String("cgroup", "", "cgroup v2 folder for tasks (default: /sys/fs/cgroup on a machine that muster booted, else none)")
 	initPath := f.String("init", "", "first process of a task's namespaces (default /usr/lib/muster/init)")
+	root := f.String("userland", "", "folder that tasks see as their root, such as a mounted userland.sqfs (default: this machine's root)")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -62,6 +63,7 @@ func agentMain(args []string, stderr io.Writer) error {
 		CgroupRoot: *cgroups,
 		Init:       *initPath,
 		NoHead:     noHead(params),
+		Root:       *root,
 		Facts:      machine.facts,
 		Log:        log,
 	}

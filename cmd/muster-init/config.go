@@ -8,12 +8,13 @@ import (
 )
 
 // config is what the shim orders. On the wire it is a sequence of strings,
-// each ended by a zero byte: "muster-init 1", host, folder, uid, gid, groups
+// each ended by a zero byte: "muster-init 2", host, root, folder, uid, gid, groups
 // (blanks between), folders for private tmpfs (colons between), number of
 // arguments, the arguments, the environment.
 // nodeagent/task/initconfig.go writes it.
 type config struct {
 	host   string
+	root   string // folder that becomes the task's root; "": the node's
 	dir    string
 	uid    int
 	gid    int
@@ -23,7 +24,7 @@ type config struct {
 	env    []string
 }
 
-const configMagic = "muster-init 1"
+const configMagic = "muster-init 2"
 
 func readConfig(fd int) (config, error) {
 	var b []byte
@@ -48,10 +49,11 @@ func parseConfig(b []byte) (config, error) {
 		return config{}, errors.New("reading orders: they are cut off")
 	}
 	f := strings.Split(string(b[:len(b)-1]), "\x00")
-	if len(f) < 9 || f[0] != configMagic {
+	if len(f) < 10 || f[0] != configMagic {
 		return config{}, errors.New("reading orders: shim and init are of different versions")
 	}
-	c := config{host: f[1], dir: f[2]}
+	c := config{host: f[1], root: f[2], dir: f[3]}
+	f = f[1:] // what follows is counted from the folder
 	var err error
 	if c.uid, err = number(f[3], nil); err == nil {
 		c.gid, err = number(f[4], nil)

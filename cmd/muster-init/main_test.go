@@ -43,9 +43,9 @@ func TestSizeAndImports(t *testing.T) {
 
 func TestParseConfig(t *testing.T) {
 	orders := func(fields ...string) []byte { return []byte(strings.Join(fields, "\x00") + "\x00") }
-	good := orders(configMagic, "n1", "/work", "4711", "4712", "1 4294967294", "/tmp:/dev/shm", "2", "sh", "", "A=b", "")
+	good := orders(configMagic, "n1", "/userland", "/work", "4711", "4712", "1 4294967294", "/tmp:/dev/shm", "2", "sh", "", "A=b", "")
 	want := config{
-		host: "n1", dir: "/work", uid: 4711, gid: 4712, groups: []int{1, 4294967294},
+		host: "n1", root: "/userland", dir: "/work", uid: 4711, gid: 4712, groups: []int{1, 4294967294},
 		tmpfs: []string{"/tmp", "/dev/shm"}, argv: []string{"sh", ""}, env: []string{"A=b", ""},
 	}
 	got, err := parseConfig(good)
@@ -58,15 +58,15 @@ func TestParseConfig(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing":             nil,
 		"cut off":             good[:len(good)-3],
-		"another version":     orders("muster-init 2", "n1", "/", "0", "0", "", "", "1", "x"),
+		"another version":     orders("muster-init 1", "n1", "", "/", "0", "0", "", "", "1", "x"),
 		"too short":           orders(configMagic, "n1"),
-		"uid that is none":    orders(configMagic, "n1", "/", "x", "0", "", "", "1", "x"),
-		"gid too large":       orders(configMagic, "n1", "/", "0", "4294967296", "", "", "1", "x"),
-		"group that is none":  orders(configMagic, "n1", "/", "0", "0", "1 x 2", "", "1", "x"),
-		"no argument":         orders(configMagic, "n1", "/", "0", "0", "", "", "0", "x"),
-		"too many arguments":  orders(configMagic, "n1", "/", "0", "0", "", "", "2", "x"),
-		"negative arguments":  orders(configMagic, "n1", "/", "0", "0", "", "", "-1", "x"),
-		"number of arguments": orders(configMagic, "n1", "/", "0", "0", "", "", "", "x"),
+		"uid that is none":    orders(configMagic, "n1", "", "/", "x", "0", "", "", "1", "x"),
+		"gid too large":       orders(configMagic, "n1", "", "/", "0", "4294967296", "", "", "1", "x"),
+		"group that is none":  orders(configMagic, "n1", "", "/", "0", "0", "1 x 2", "", "1", "x"),
+		"no argument":         orders(configMagic, "n1", "", "/", "0", "0", "", "", "0", "x"),
+		"too many arguments":  orders(configMagic, "n1", "", "/", "0", "0", "", "", "2", "x"),
+		"negative arguments":  orders(configMagic, "n1", "", "/", "0", "0", "", "", "-1", "x"),
+		"number of arguments": orders(configMagic, "n1", "", "/", "0", "0", "", "", "", "x"),
 	} {
 		if c, err := parseConfig(b); err == nil {
 			t.Errorf("%s: understood as %+v", name, c)
@@ -75,7 +75,7 @@ func TestParseConfig(t *testing.T) {
 }
 
 func FuzzParseConfig(f *testing.F) {
-	f.Add([]byte(configMagic + "\x00n1\x00/work\x004711\x004712\x001 2\x00/tmp\x001\x00sh\x00A=b\x00"))
+	f.Add([]byte(configMagic + "\x00n1\x00\x00/work\x004711\x004712\x001 2\x00/tmp\x001\x00sh\x00A=b\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := parseConfig(b)
 		if err == nil && len(c.argv) == 0 {

@@ -11,7 +11,12 @@ import (
 // Numbers of linux/mount.h, linux/fcntl.h and asm-generic/unistd.h that package
 // syscall lacks.
 const (
+	sysOpenTree       = 428
+	sysMoveMount      = 429
 	sysMountSetattr   = 442
+	openTreeClone     = 0x1
+	noFollow          = 0x100
+	moveFromFD        = 0x4
 	mountAttrReadOnly = 0x1
 	atFDCWD           = ^uintptr(99) // -100
 	atRecursive       = 0x8000
@@ -24,20 +29,25 @@ const (
 // it has no capability, but their files are root's.
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
-// mounts makes the file tree of a task: the node's, read-only, with a /proc
+// mounts makes the file tree of a task: the node's or that in root, read-only, with a /proc
 // that shows this namespace's processes, a /dev of its own, and private
 // folders that are empty but for the working directory. What the agent keeps (its
 // key, other tasks) is in one of these folders, and so is out of sight for
 // every user, root too.
-func mounts(tmpfs []string, work string) error {
+func mounts(root string, tmpfs []string, work string) error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return errors.New("making mounts private: " + err.Error())
 	}
-	fd, err := syscall.Open(work, oPath|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+	fd, err := cloneMount(work)
 	if err != nil {
 		return errors.New("opening working directory " + work + ": " + err.Error())
 	}
 	defer syscall.Close(fd)
+	if root != "" {
+		if err := enter(root); err != nil {
+			return err
+		}
+	}
 	if err := readOnly("/"); err != nil {
 		return errors.New("making the node's files read-only: " + err.Error())
 	}
@@ -55,16 +65,71 @@ func mounts(tmpfs []string, work string) error {
 	if err := makePath(work); err != nil {
 		return errors.New("making working directory " + work + ": " + err.Error())
 	}
-	if err := syscall.Mount("/proc/self/fd/"+strconv.Itoa(fd), work, "", syscall.MS_BIND, ""); err != nil {
+	if err := attach(fd, work); err != nil {
 		return errors.New("mounting working directory " + work + ": " + err.Error())
 	}
-	// A bind mount begins as read-only as what it shows.
 	if err := syscall.Mount("", work, "", syscall.MS_REMOUNT|syscall.MS_BIND|safe, ""); err != nil {
 		return errors.New("making working directory " + work + " writable: " + err.Error())
 	}
 	// Only root could change anything in /proc that is not its own process's.
 	if err := readOnly("/proc"); err != nil {
 		return errors.New("making /proc read-only: " + err.Error())
+	}
+	return nil
+}
+
+// enter makes root the root of this namespace. Nothing of the node's own tree can
+// be reached from then on but its devices, until /dev is made anew, and /sys.
+func enter(root string) error {
+	failed := func(what string, err error) error {
+		return errors.New("entering " + root + ": " + what + ": " + err.Error())
+	}
+	if err := syscall.Mount(root, root, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+		return failed("mounting it", err)
+	}
+	// A folder that was opened before the mount would be the one below it.
+	if err := syscall.Chdir(root); err != nil {
+		return failed("going there", err)
+	}
+	for _, dir := range []string{"dev", "sys"} {
+		if err := syscall.Mount("/"+dir, dir, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+			return failed("mounting /"+dir, err)
+		}
+	}
+	// pivot_root(2): the old root comes to lie on the new one, and goes.
+	if err := syscall.PivotRoot(".", "."); err != nil {
+		return failed("changing the root", err)
+	}
+	if err := syscall.Unmount(".", syscall.MNT_DETACH); err != nil {
+		return failed("leaving the old root", err)
+	}
+	return syscall.Chdir("/")
+}
+
+// cloneMount opens a mount of dir that is nowhere yet, and so stays when the tree that
+// dir is in goes.
+func cloneMount(dir string) (fd int, err error) {
+	path, err := syscall.BytePtrFromString(dir)
+	if err != nil {
+		return -1, err
+	}
+	r, _, e := syscall.Syscall(sysOpenTree, atFDCWD, uintptr(unsafe.Pointer(path)), openTreeClone|noFollow|syscall.O_CLOEXEC)
+	if e != 0 {
+		return -1, e
+	}
+	return int(r), nil
+}
+
+// attach mounts what cloneMount opened at dir.
+func attach(fd int, dir string) error {
+	var none byte
+	path, err := syscall.BytePtrFromString(dir)
+	if err != nil {
+		return err
+	}
+	_, _, e := syscall.Syscall6(sysMoveMount, uintptr(fd), uintptr(unsafe.Pointer(&none)), atFDCWD, uintptr(unsafe.Pointer(path)), moveFromFD, 0)
+	if e != 0 {
+		return e
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func prepare(c config) error {
 		syscall.Close(fd)
 	}
 	syscall.Umask(0)
-	if err := mounts(c.tmpfs, c.dir); err != nil {
+	if err := mounts(c.root, c.tmpfs, c.dir); err != nil {
 		return err
 	}
 	syscall.Umask(0o022)

@@ -17,13 +17,13 @@ const signalStop = unix.Signal(63)
 
 // initConfig writes the orders for the in-namespace init, as
 // cmd/muster-init/config.go reads them.
-func initConfig(t api.TaskStart, work string, env, tmpfs []string) ([]byte, error) {
+func initConfig(t api.TaskStart, root, work string, env, tmpfs []string) ([]byte, error) {
 	groups := make([]string, len(t.Owner.Groups))
 	for i, g := range t.Owner.Groups {
 		groups[i] = strconv.FormatUint(uint64(g), 10)
 	}
 	fields := []string{
-		"muster-init 1", t.Host, work,
+		"muster-init 2", t.Host, root, work,
 		strconv.FormatUint(uint64(t.Owner.UID), 10), strconv.FormatUint(uint64(t.Owner.GID), 10),
 		strings.Join(groups, " "), strings.Join(tmpfs, ":"), strconv.Itoa(len(t.Argv)),
 	}

@@ -170,7 +170,7 @@ func (m *Manager) create(t api.TaskStart) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	sp := spec{Start: t, Init: m.cfg.Init, Cgroup: group}
+	sp := spec{Start: t, Init: m.cfg.Init, Root: m.cfg.Root, Cgroup: group}
 	tmp := filepath.Join(m.cfg.Dir, "new-"+t.TaskRef.String())
 	dir := filepath.Join(m.cfg.Dir, t.TaskRef.String())
 	os.RemoveAll(tmp)

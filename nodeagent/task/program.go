@@ -178,7 +178,8 @@ func (s *shim) startInit(p *pipes) (*os.Process, error) {
 	work := filepath.Join(s.dir, dirWork)
 	// RUN/tasks/JOB-INDEX-EPOCH: the agent's key is in RUN.
 	agent := filepath.Dir(filepath.Dir(s.dir))
-	orders, err := initConfig(t, work, environment(t, work, isRealDir), privateFolders(agent, isRealDir))
+	isDir := func(dir string) bool { return filepath.IsAbs(dir) && isRealDir(filepath.Join("/", s.spec.Root, dir)) }
+	orders, err := initConfig(t, s.spec.Root, work, environment(t, work, isDir), privateFolders(agent, isDir))
 	if err != nil {
 		return nil, err
 	}

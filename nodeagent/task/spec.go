@@ -26,6 +26,8 @@ type spec struct {
 	Start api.TaskStart `json:"start"`
 	// Init is the in-namespace init.
 	Init string `json:"init"`
+	// Root is the folder that the task sees as /, "" for the node's root.
+	Root string `json:"root,omitempty"`
 	// Cgroup is the task's group, "" for none.
 	Cgroup string `json:"cgroup,omitempty"`
 }

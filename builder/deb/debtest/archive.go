@@ -91,6 +91,45 @@ type Package struct {
 	Component           string // "": main
 	Compression         string // of data.tar: "", ".gz", ".xz", ".zst"
 	Files               []File
+	Fields              string            // more lines of the control file
+	Scripts             map[string]string // postinst and its kin
+}
+
+// control returns the paragraph of the package.
+func (p Package) control() string {
+	s := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\n", p.Name, p.Version, p.Arch)
+	if p.Source != "" {
+		s += "Source: " + p.Source + "\n"
+	}
+	if p.Depends != "" {
+		s += "Depends: " + p.Depends + "\n"
+	}
+	if p.BuiltUsing != "" {
+		s += "Built-Using: " + p.BuiltUsing + "\n"
+	}
+	return s + p.Fields
+}
+
+// controlTar returns the control archive, not packed.
+func (p Package) controlTar(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	files := map[string]string{"control": p.control()}
+	maps.Copy(files, p.Scripts)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		h := &tar.Header{Name: "./" + name, Mode: 0o755, Size: int64(len(files[name])), ModTime: epoch, Typeflag: tar.TypeReg}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(files[name])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // Deb returns the package file.
@@ -118,7 +157,7 @@ func (p Package) Deb(t testing.TB) []byte {
 	}
 	return Ar(
 		Member{"debian-binary", []byte("2.0\n")},
-		Member{"control.tar.gz", []byte("not read")},
+		Member{"control.tar.gz", Compress(t, ".gz", p.controlTar(t))},
 		Member{"data.tar" + p.Compression, Compress(t, p.Compression, data.Bytes())},
 	)
 }
@@ -218,17 +257,7 @@ func (a *Archive) Publish(t testing.TB, s Suite) {
 		}
 		name := path.Join("pool", component, p.Name+"_"+p.Version+"_"+p.Arch+".deb")
 		a.files[name] = deb
-		stanza := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\n", p.Name, p.Version, p.Arch)
-		if p.Source != "" {
-			stanza += "Source: " + p.Source + "\n"
-		}
-		if p.BuiltUsing != "" {
-			stanza += "Built-Using: " + p.BuiltUsing + "\n"
-		}
-		if p.Depends != "" {
-			stanza += "Depends: " + p.Depends + "\n"
-		}
-		indexes[component] += stanza + fmt.Sprintf("Filename: %s\nSize: %d\nSHA256: %s\nDescription: a package\n of several lines\n\n", name, len(deb), sum(deb))
+		indexes[component] += p.control() + fmt.Sprintf("Filename: %s\nSize: %d\nSHA256: %s\nDescription: a package\n of several lines\n\n", name, len(deb), sum(deb))
 	}
 	var lines strings.Builder
 	for _, component := range slices.Sorted(maps.Keys(indexes)) {

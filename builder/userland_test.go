@@ -1,0 +1,218 @@
+package builder
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"muster/builder/deb/debtest"
+	"muster/images"
+	"muster/internal/need"
+)
+
+const (
+	packageList = "\npackages: [tool]\n"
+	gawkScript  = "#!/bin/sh\nset -e\nif [ \"$1\" = configure ]; then\n  update-alternatives --quiet --install /usr/bin/awk awk \\\n    /usr/bin/gawk 10 --slave /usr/share/man/man1/awk.1.gz awk.1.gz /usr/share/man/man1/gawk.1.gz \\\n    --slave /usr/bin/nawk nawk /usr/bin/gawk\nfi\n"
+)
+
+// userlandArchive is [testArchive] with packages of a userland.
+func userlandArchive(t testing.TB, more ...debtest.Package) *debtest.Archive {
+	t.Helper()
+	a := testArchive(t)
+	file := func(path, data string) debtest.File { return debtest.File{Path: path, Data: data} }
+	packages := []debtest.Package{
+		{Name: "base-files", Version: "13", Arch: "amd64", Fields: "Essential: yes\n", Files: []debtest.File{
+			{Path: "bin", Link: "usr/bin"}, {Path: "var/run", Link: "/run"}, file("root/", ""),
+		}},
+		{Name: "base-passwd", Version: "3", Arch: "amd64", Fields: "Essential: yes\n", Files: []debtest.File{
+			file("usr/share/base-passwd/passwd.master", "root:*:0:0:root:/root:/bin/bash\n"),
+			file("usr/share/base-passwd/group.master", "root:*:0:\n"),
+		}},
+		{Name: "dash", Version: "1", Arch: "amd64", Fields: "Essential: yes\n", Files: []debtest.File{file("bin/dash", "dash")}},
+		{Name: "tool", Version: "2", Arch: "amd64", Depends: "awk, ca-certificates", Fields: "Replaces: gawk (<< 3)\n", Files: []debtest.File{
+			file("usr/bin/tool", "tool"), file("usr/bin/igawk", "of tool"),
+			file("usr/share/doc/tool/copyright", "text"), file("usr/share/man/man1/tool.1", "text"), file("var/run/tool/", ""),
+			file("usr/lib/sysusers.d/tool.conf", "u tool - \"a tool: yes\" /var/lib/tool\ng extra 55\n"),
+			file("etc/tool.conf", "a conffile"),
+		}},
+		{Name: "gawk", Version: "1", Arch: "amd64", Fields: "Provides: awk\n", Scripts: map[string]string{"postinst": gawkScript}, Files: []debtest.File{
+			file("usr/bin/gawk", "gawk"), file("usr/bin/igawk", "of gawk"),
+		}},
+		{Name: "ca-certificates", Version: "1", Arch: "all", Files: []debtest.File{
+			file("usr/share/ca-certificates/mozilla/B.crt", "second\n\n"), file("usr/share/ca-certificates/mozilla/A.crt", "first"),
+		}},
+	}
+	a.Publish(t, debtest.Suite{Name: "trixie-updates", Packages: append(packages, more...)})
+	return a
+}
+
+// inUserland runs a script in the root of a mounted userland and returns what it prints.
+func inUserland(t testing.TB, dir, script string) string {
+	t.Helper()
+	need.Root(t)
+	unshare := need.Program(t, "unshare", "util-linux")
+	cmd := exec.CommandContext(t.Context(), unshare, "-m", "sh", "-ec", `mount -t squashfs -o loop,ro "$1" "$2"; cd "$2"; `+script,
+		"sh", filepath.Join(dir, "userland.sqfs"), t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
+}
+
+func TestUserland(t *testing.T) {
+	a := userlandArchive(t)
+	cfg := testConfig(t, a, testDefinition+packageList)
+	m := mustBuild(t, cfg)
+	image, err := os.ReadFile(filepath.Join(cfg.Out, "userland.sqfs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	art, ok := m.File(images.KindUserland)
+	if !ok || art.SHA256 != hashBytes(image) || !slices.Equal(art.ChunksSHA256, []string{hashBytes(image)}) {
+		t.Errorf("the manifest says of the userland: %+v", art)
+	}
+	got := inUserland(t, cfg.Out, `find . ! -type d -printf '%p %m %l\n' | sort; find . -type d -printf '%p %m\n' | sort
+for f in etc/passwd etc/group etc/ssl/certs/ca-certificates.crt usr/bin/igawk usr/lib/muster/init; do echo "== $f"; cat $f; done`)
+	want, err := os.ReadFile("testdata/userland.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("userland differs from testdata/userland.txt:\n%s", diff)
+	}
+
+	other := testConfig(t, a, testDefinition+packageList)
+	if again := mustBuild(t, other); again.ID != m.ID || again.RuntimeID != m.RuntimeID {
+		t.Error("two builds have different IDs")
+	}
+	second, err := os.ReadFile(filepath.Join(other.Out, "userland.sqfs"))
+	if err != nil || !bytes.Equal(image, second) {
+		t.Errorf("two builds have different userlands: %v", err)
+	}
+	without := mustBuild(t, testConfig(t, a, testDefinition))
+	if _, ok := without.File(images.KindUserland); ok || without.RuntimeID == m.RuntimeID {
+		t.Errorf("without packages: userland is there %v, runtime ID %s", ok, without.RuntimeID)
+	}
+}
+
+func TestUserlandErrors(t *testing.T) {
+	thief := debtest.Package{Name: "thief", Version: "1", Arch: "all", Files: []debtest.File{{Path: "usr/bin/tool", Data: "other"}}}
+	enemy := debtest.Package{Name: "enemy", Version: "1", Arch: "all", Fields: "Conflicts: awk\n"}
+	for _, c := range []struct{ packages, want string }{
+		{"tool, thief", "/usr/bin/tool is in package thief 1 and in package tool 2"},
+		{"tool, enemy", "enemy 1 (asked for) and package gawk 1 (needed by tool) cannot be in one userland"},
+		{"toool", "package toool: there is no such package; like it are: tool"},
+		{"ipxe", "package ipxe of the userland is also used as loader"},
+	} {
+		cfg := testConfig(t, userlandArchive(t, thief, enemy), testDefinition+"\npackages: ["+c.packages+"]\n")
+		_, err := Build(t.Context(), cfg)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", c.packages, err, c.want)
+		}
+		if _, err := os.Stat(filepath.Join(cfg.Out, "manifest.json")); err == nil {
+			t.Errorf("%s: a manifest was written", c.packages)
+		}
+	}
+}
+
+func TestChunkHashes(t *testing.T) {
+	data := bytes.Repeat([]byte("x"), 2*images.ChunkSize+1)
+	got, err := chunkHashes(bytes.NewReader(data))
+	one := hashBytes(data[:images.ChunkSize])
+	if diff := cmp.Diff([]string{one, one, hashBytes([]byte("x"))}, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
+func TestAlternativesIn(t *testing.T) {
+	script := gawkScript + `
+update-alternatives --install "/usr/bin/a" 'a' /usr/bin/a.x 50; # literal
+update-alternatives --install /usr/lib/$arch/b b /usr/lib/b 5
+update-alternatives --install /usr/bin/c c /usr/bin/c.x 7 --slave /m/$f f /m/g --slave /usr/bin/d d /usr/bin/d.x
+update-alternatives --remove a /usr/bin/a.x
+update-alternatives --install /usr/bin/x ../x /usr/bin/y 7
+update-alternatives --install /usr/bin/e`
+	want := []alternative{
+		{"/usr/bin/awk", "awk", "/usr/bin/gawk", 10, [][3]string{
+			{"/usr/share/man/man1/awk.1.gz", "awk.1.gz", "/usr/share/man/man1/gawk.1.gz"}, {"/usr/bin/nawk", "nawk", "/usr/bin/gawk"},
+		}},
+		{"/usr/bin/a", "a", "/usr/bin/a.x", 50, nil},
+		{"/usr/bin/c", "c", "/usr/bin/c.x", 7, [][3]string{{"/usr/bin/d", "d", "/usr/bin/d.x"}}},
+	}
+	if diff := cmp.Diff(want, alternativesIn(script), cmp.AllowUnexported(alternative{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDeclared(t *testing.T) {
+	users, groups := declared("root:x:0:0::/:/bin/sh\n", "root:x:0:\nhundred:x:100:\n", []string{
+		"# comment", "", "g! fixed 42", "u\tzed\t-\t\"Zed: of all\"", "u! alpha 7 - /home/alpha /bin/sh", "m zed fixed", "u root - x", "g hundred -", "u bad%h -", "u",
+	})
+	if diff := cmp.Diff("root:x:0:0::/:/bin/sh\nalpha:x:7:7::/home/alpha:/bin/sh\nzed:x:101:101:Zed of all:/:/usr/sbin/nologin\n", users); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff("root:x:0:\nhundred:x:100:\nalpha:x:7:\nfixed:x:42:\nzed:x:101:\n", groups); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCompareLibraries(t *testing.T) {
+	rising := []string{"", "liba.so", "libb.so.2", "libb.so.10", "libb1.so", "libb10.so"}
+	for i, a := range rising {
+		for j, b := range rising {
+			if got := compareLibraries(a, b); (got < 0) != (i < j) || (got > 0) != (i > j) {
+				t.Errorf("%q and %q: %d", a, b, got)
+			}
+		}
+	}
+}
+
+// userlandScript runs what tasks use, chrooted.
+const userlandScript = `mount -t proc proc proc; mount -t tmpfs tmpfs tmp; mount --bind /dev dev
+chroot . /usr/bin/env -i PATH=/usr/sbin:/usr/bin /bin/sh -ec '
+python3 -c "print(6*7)"; perl -e "print 6*7, qq(\n)"; awk "BEGIN{print 6*7}"; echo 41 | sed s/1/2/
+cd /tmp; echo 42 > a; for z in J z; do tar c -$z -f a.tar a; tar x -$z -O -f a.tar; done; tar c --zstd a | zstd -dc | tar xO
+ps -o comm= -p $$; ip -V >/dev/null; criu --version; id -un; getent passwd nobody | cut -d: -f3
+openssl x509 -in /usr/lib/ssl/cert.pem -noout; openssl verify -CAfile /usr/lib/ssl/cert.pem /usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt
+ldconfig -p | head -1 | cut -d" " -f2-; locale -a | grep -c utf8
+find / -xdev -xtype l; for f in /usr/bin/* /usr/sbin/* /usr/lib/x86_64-linux-gnu/*.so*; do ldd "$f" 2>/dev/null | grep "not found" || true; done
+'`
+
+// TestRealUserland builds a userland of Debian's packages, twice, and runs its
+// programs.
+func TestRealUserland(t *testing.T) {
+	if os.Getenv("MUSTER_NET") == "" {
+		t.Skip("MUSTER_NET is not set: needs Debian's archive")
+	}
+	cache := t.TempDir()
+	if dir := os.Getenv("MUSTER_TEST_CACHE"); dir != "" {
+		cache = dir
+	}
+	def, err := images.Load("testdata/userland.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Definition: def, Out: filepath.Join(t.TempDir(), "out"), Cache: cache, Host: os.DirFS("/"),
+		Agent: []byte("agent"), Init: []byte("init"),
+	}
+	cfg.Busybox, cfg.BusyboxInfo = payloadBusybox(t)
+	m := mustBuild(t, cfg)
+	art, _ := m.File(images.KindUserland)
+	t.Logf("%d packages, userland of %d bytes", len(m.Packages), art.Size)
+	if art.Size > 60e6 {
+		t.Errorf("the userland has %d bytes, at most 60 MB are wanted", art.Size)
+	}
+	got := inUserland(t, cfg.Out, userlandScript)
+	want := "42\n42\n42\n42\n42\n42\n42\nsh\nVersion: 4.1.1\nroot\n65534\n/usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt: OK\nlibs found in cache `/etc/ld.so.cache'\n1\n"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("programs say (-want +got):\n%s", diff)
+	}
+}
