@@ -68,7 +68,7 @@ lint: go-version ## the slower linters: deadcode, govulncheck
 	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./... ./headnode/store/testdata/powercut ./cmd/muster/testdata/powercut | tee /dev/stderr | test -z "$$(cat)"
 
 test: go-version test-deps build images ## install what is needed and run all tests, also those in virtual machines
-	@set -o pipefail; MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
+	@set -o pipefail; export MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm; \
 	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
 
 test-vm: go-version test-deps build images ## only the tests that boot virtual machines
@@ -76,7 +76,7 @@ test-vm: go-version test-deps build images ## only the tests that boot virtual m
 	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 
 test-net: go-version test-deps build ## tests against the real package archives
-	@MUSTER_NEED=all MUSTER_NET=1 $(GO) test -count=1 -timeout 30m ./builder/... ./internal/kmod/...
+	@MUSTER_NEED=all MUSTER_NET=1 MUSTER_LONG=1 $(GO) test -count=1 -timeout 30m ./builder/... ./initramfs/bb ./internal/kmod/...
 
 race: go-version ## unit tests under the race detector
 	@$(GO) test -race -short ./api/... ./headnode/... ./nodeagent/... ./pxe/... ./builder/...

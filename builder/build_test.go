@@ -193,7 +193,7 @@ type buildOrder struct {
 func TestBuildOrder(t *testing.T) {
 	text := os.Getenv(orderVariable)
 	if text == "" {
-		t.Skip("it is run by TestSameBytes")
+		t.Skip("run by TestSameBytes")
 	}
 	var order buildOrder
 	if err := json.Unmarshal([]byte(text), &order); err != nil {

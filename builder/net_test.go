@@ -28,7 +28,7 @@ var bytesUntilJoined = map[string]int64{"compute": 30e6, "compute-vm": 20e6}
 // docs/initramfs.md says and loads every module.
 func TestRealArchive(t *testing.T) {
 	if os.Getenv("MUSTER_NET") == "" {
-		t.Skip("MUSTER_NET is not set: needs Debian's archive")
+		t.Skip("only in make test-net: needs Debian's archive")
 	}
 	cache := t.TempDir()
 	if dir := os.Getenv("MUSTER_TEST_CACHE"); dir != "" {

@@ -189,7 +189,7 @@ find / -xdev -xtype l; for f in /usr/bin/* /usr/sbin/* /usr/lib/x86_64-linux-gnu
 // programs.
 func TestRealUserland(t *testing.T) {
 	if os.Getenv("MUSTER_NET") == "" {
-		t.Skip("MUSTER_NET is not set: needs Debian's archive")
+		t.Skip("only in make test-net: needs Debian's archive")
 	}
 	cache := t.TempDir()
 	if dir := os.Getenv("MUSTER_TEST_CACHE"); dir != "" {

@@ -40,7 +40,7 @@ var aptSets = []string{
 // Debian's archive.
 func TestResolveLikeApt(t *testing.T) {
 	if os.Getenv("MUSTER_NET") == "" {
-		t.Skip("MUSTER_NET is not set: needs Debian's archive")
+		t.Skip("only in make test-net: needs Debian's archive")
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		t.Skip("needs apt-get to compare with")

@@ -65,7 +65,7 @@ func TestVMMedia(t *testing.T) {
 	for _, b := range mediumBoots {
 		t.Run(b.name, func(t *testing.T) {
 			if b.long && os.Getenv("MUSTER_LONG") != "1" {
-				t.Skip("one of seven ways to boot a medium; set MUSTER_LONG=1 for all")
+				t.Skip("only in make test-vm: one of seven ways to boot a medium")
 			}
 			medium := medium
 			if b.plain {
@@ -134,7 +134,7 @@ func (c *cluster) bootMedium(t *testing.T, b mediumBoot, medium string) {
 // says so, and what to do.
 func TestVMMediaWithoutHead(t *testing.T) {
 	if os.Getenv("MUSTER_LONG") != "1" {
-		t.Skip("set MUSTER_LONG=1 to boot a medium that names no head")
+		t.Skip("only in make test-vm: boots a medium that names no head")
 	}
 	c := startCluster(t, "--dhcp=full")
 	iso, ok := readTestManifest(t, c.image).File(images.KindISO)

@@ -28,7 +28,7 @@ func small() Config {
 func needLong(t *testing.T) {
 	t.Helper()
 	if !need.All() && os.Getenv("MUSTER_LONG") != "1" {
-		t.Skip("compiles three busyboxes, which takes several seconds; set MUSTER_LONG=1")
+		t.Skip("only in make test-net: compiles three busyboxes")
 	}
 }
 

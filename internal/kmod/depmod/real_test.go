@@ -27,7 +27,7 @@ func realModules(t testing.TB) (root, release string) {
 	root = os.Getenv("MUSTER_MODULES")
 	if root == "" {
 		if os.Getenv("MUSTER_NET") != "1" {
-			t.Skip("needs the modules of a real kernel: set MUSTER_NET=1 to fetch them, or MUSTER_MODULES to a folder that has lib/modules/RELEASE")
+			t.Skip("only in make test-net, which fetches the modules of a real kernel; MUSTER_MODULES names a folder that has lib/modules/RELEASE")
 		}
 		root = fetchKernel(t)
 	}
