@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"muster/builder/deb/debtest"
 	"muster/internal/need"
@@ -75,6 +77,7 @@ func TestInterruptedBuild(t *testing.T) {
 	}
 	cmd, out := build()
 	<-stuck
+	waitForPartial(t, filepath.Join(dir, "cache", "partial"), 100)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -98,5 +101,30 @@ func TestInterruptedBuild(t *testing.T) {
 	defer mu.Unlock()
 	if len(ranges) != 2 || ranges[1] != "bytes=100-" {
 		t.Errorf("the package was asked for with ranges %q, want all and then from byte 100", ranges)
+	}
+}
+
+// waitForPartial waits until n bytes of a file have arrived in the cache.
+func waitForPartial(t *testing.T, dir string, n int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), jobTime)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if st, err := os.Stat(f); err == nil && st.Size() == n {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%d bytes of a file never came into %s", n, dir)
+		case <-tick.C:
+		}
 	}
 }
