@@ -59,7 +59,6 @@ demo: go-version deps build ## build an image, boot two diskless virtual machine
 
 check: go-version ## vet, lint, format and quick tests: what a change passes
 	@$(GO) vet $(CHECKED)
-	@test -z "$$(gofmt -l $(SRC:go.%=) | tee /dev/stderr)"
 	@$(GO) tool -modfile=internal/tools/go.mod gofumpt -l $(filter %.go,$(SRC)) | tee /dev/stderr | test -z "$$(cat)"
 	@$(GO) tool -modfile=internal/tools/go.mod staticcheck $(CHECKED)
 	@$(GO) test -short $(CHECKED)

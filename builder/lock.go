@@ -169,7 +169,7 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 	}
 	for _, p := range userland {
 		if r, ok := role[p.Name]; ok {
-			return nil, fmt.Errorf("package %s of the userland is also used as %s, and one image can have it only once; leave it out of packages:", p.Name, r)
+			return nil, fmt.Errorf("package %s of the userland is also used as %s, and one image can have it only once; take it out of the list packages", p.Name, r)
 		}
 	}
 	take(images.RoleUserland, userland...)

@@ -38,9 +38,23 @@ func (r *root) addFrame() error {
 		path string
 		mode uint32
 	}{
-		{"dev", 0o755}, {"proc", 0o555}, {"sys", 0o555}, {"run", 0o755}, {"tmp", 0o1777}, {"var/tmp", 0o1777},
-		{"root", 0o700}, {"home", 0o755}, {"mnt", 0o755}, {"media", 0o755}, {"srv", 0o755}, {"opt", 0o755},
-		{"etc", 0o755}, {"usr/bin", 0o755}, {"usr/sbin", 0o755}, {"usr/lib", 0o755}, {"usr/lib64", 0o755},
+		{"dev", 0o755},
+		{"proc", 0o555},
+		{"sys", 0o555},
+		{"run", 0o755},
+		{"tmp", 0o1777},
+		{"var/tmp", 0o1777},
+		{"root", 0o700},
+		{"home", 0o755},
+		{"mnt", 0o755},
+		{"media", 0o755},
+		{"srv", 0o755},
+		{"opt", 0o755},
+		{"etc", 0o755},
+		{"usr/bin", 0o755},
+		{"usr/sbin", 0o755},
+		{"usr/lib", 0o755},
+		{"usr/lib64", 0o755},
 	} {
 		if r.owners[d.path] == nil {
 			errs = append(errs, r.tree.AddDir(d.path, d.mode, "muster"))

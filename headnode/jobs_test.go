@@ -345,6 +345,9 @@ func TestHangUp(t *testing.T) {
 }
 
 func TestInputShut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes more than ten seconds")
+	}
 	r := newRig(t, "n1")
 	in, feed := io.Pipe()
 	go func() {

@@ -60,6 +60,9 @@ func (n *node) sameHash(ref api.TaskRef, size int64, sum hash.Hash) {
 }
 
 func TestOutputOverLinkThatIsCut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes more than ten seconds")
+	}
 	const cuts = 20
 	size := streamBytes(t)
 	var p *proxy

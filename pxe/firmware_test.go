@@ -90,6 +90,9 @@ func boot(t *testing.T, nic vm.NIC) {
 // iPXE spends on configuring its card: without a router advertisement 16 s for
 // the ROM of Debian 12, 5 s for that of Debian 13.
 func TestIPXEConfigures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes more than ten seconds")
+	}
 	took := map[bool]time.Duration{}
 	for _, ra := range []bool{true, false} {
 		t.Run(map[bool]string{true: "with advertisement", false: "without"}[ra], func(t *testing.T) {
@@ -113,6 +116,9 @@ func TestIPXEConfigures(t *testing.T) {
 // TestPlainROM sees a BIOS whose PXE ROM is no iPXE fetch its loader. The
 // loader here is nothing that could run, so that is where it ends.
 func TestPlainROM(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes more than ten seconds")
+	}
 	seen := make(events, 64)
 	port := room(t, true, seen)
 	boot(t, vm.NIC{Port: port, MAC: testMAC, Filter: new(vm.PlainROM).Filter})

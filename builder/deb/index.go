@@ -193,10 +193,10 @@ func parsePackage(e entry) (Package, error) {
 	p.Source, p.SourceVersion = sourceOf(p)
 	p.Priority, p.MultiArch, p.Essential = s.Field("Priority"), s.Field("Multi-Arch"), s.Field("Essential") == "yes"
 	if p.Provides, err = ParseRelations(s.Field("Provides")); err != nil {
-		return Package{}, fmt.Errorf("Provides: %w", err)
+		return Package{}, fmt.Errorf("reading Provides: %w", err)
 	}
 	if p.Conflicts, err = ParseRelations(s.Field("Conflicts") + "," + s.Field("Breaks")); err != nil {
-		return Package{}, fmt.Errorf("Conflicts, Breaks: %w", err)
+		return Package{}, fmt.Errorf("reading Conflicts and Breaks: %w", err)
 	}
 	p.Depends = strings.Join(slices.DeleteFunc([]string{s.Field("Pre-Depends"), s.Field("Depends")}, func(s string) bool { return s == "" }), ", ")
 	if p.Size, err = strconv.ParseInt(s.Field("Size"), 10, 64); err != nil || p.Size <= 0 {
