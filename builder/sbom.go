@@ -197,7 +197,7 @@ func addProgram(d *spdxDocument, image string, p goProgram, license func(goModul
 	}
 	for _, m := range p.Modules {
 		mod := newPackage("go", m.Path+"@"+m.Version, m.Path, m.Version)
-		mod.Purpose, mod.LicenseDeclared, mod.DownloadLocation = "LIBRARY", license(m), moduleURL(m)
+		mod.Purpose, mod.LicenseDeclared, mod.DownloadLocation = "LIBRARY", license(m), noAssertion
 		if m.Sum != "" {
 			mod.SourceInfo = "hash of the module as in go.sum: " + m.Sum
 		}
@@ -325,7 +325,7 @@ func isCopyright(name string, e deb.Entry) bool {
 	return e.Path == "usr/share/doc/"+name+"/copyright" && e.Type == deb.TypeFile && e.Size <= maxCopyright
 }
 
-// escapeModule writes a module's path as the module proxy and the module cache do: an
+// escapeModule writes a module's path as the module cache does: an
 // upper case letter as ! and the lower case one.
 func escapeModule(path string) string {
 	var b strings.Builder
@@ -337,13 +337,6 @@ func escapeModule(path string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
-}
-
-func moduleURL(m goModule) string {
-	if m.Version == "" {
-		return noAssertion
-	}
-	return "https://proxy.golang.org/" + escapeModule(m.Path) + "/@v/" + escapeModule(m.Version) + ".zip"
 }
 
 // archiveOf returns the base URL of the archive that Debian runs for a suite, and ""

@@ -108,7 +108,7 @@ func TestSBOM(t *testing.T) {
 	for _, want := range []string{
 		"linux-signed 6.12.10-1\n  of linux-image-" + newKernel + "\n  http://security.debian.org/debian-security/pool/main/linux-signed_6.12.10-1.dsc\n",
 		"linux 6.12.10-1\n  of linux-image-" + newKernel + "\n  http://security.debian.org/debian-security/pool/main/l/linux/linux_6.12.10-1.dsc\n",
-		"github.com/nats-io/nats.go v1.55.0\n  https://proxy.golang.org/github.com/nats-io/nats.go/@v/v1.55.0.zip\n",
+		"github.com/nats-io/nats.go v1.55.0\n  go mod download github.com/nats-io/nats.go@v1.55.0\n",
 		"go1.26.8\n  https://go.dev/dl/go1.26.8.src.tar.gz\n",
 	} {
 		if !strings.Contains(sources, want) {

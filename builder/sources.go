@@ -99,7 +99,7 @@ Debian source packages (suite %s, %s)
 	}
 	b.WriteString("\nGo modules of the programs\n\n")
 	for _, m := range allModules(programs) {
-		fmt.Fprintf(&b, "%s %s\n  %s\n", m.Path, m.Version, moduleURL(m))
+		fmt.Fprintf(&b, "%s %s\n  %s\n", m.Path, m.Version, moduleSource(m))
 	}
 	b.WriteString("\nGo toolchains, whose standard library is in the programs\n\n")
 	var toolchains []string
@@ -113,4 +113,13 @@ Debian source packages (suite %s, %s)
 		fmt.Fprintf(&b, "%s\n  https://go.dev/dl/%s.src.tar.gz\n", v, v)
 	}
 	return b.Bytes()
+}
+
+// moduleSource is the command that fetches the source of a module. A module
+// without a version is muster itself.
+func moduleSource(m goModule) string {
+	if m.Version == "" {
+		return noAssertion
+	}
+	return "go mod download " + m.Path + "@" + m.Version
 }
