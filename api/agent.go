@@ -60,6 +60,9 @@ type JoinRequest struct {
 	Speed    float64      `json:"speed,omitempty" doc:"0 while it was not measured yet"`
 	Uptime   float64      `json:"uptime_seconds"`
 	Tasks    []TaskStatus `json:"tasks,omitempty" doc:"every task it still holds"`
+	// Stage is what an approved machine still does before it can take tasks, as in a
+	// [Heartbeat].
+	Stage string `json:"stage,omitempty"`
 	// Clock is the machine's time, so that the head can say how wrong it is.
 	Clock time.Time `json:"clock"`
 }
@@ -82,6 +85,9 @@ type JoinReply struct {
 	Message   string    `json:"message,omitempty" doc:"for the machine's screen: why it waits, what to type where"`
 	Heartbeat Duration  `json:"heartbeat" doc:"interval between heartbeats"`
 	Clock     time.Time `json:"clock" doc:"the head's time, for the first step of the node's clock"`
+	// Files is the base URL of contents by hash: FILES/blobs/SHA256/NAME, with ranges.
+	// A node takes its userland from there. Set with approval.
+	Files string `json:"files,omitempty"`
 	// Reconnect asks for a new connection with the rights of the new state.
 	Reconnect bool `json:"reconnect,omitempty"`
 }
@@ -93,6 +99,13 @@ type Heartbeat struct {
 	Speed  float64      `json:"speed,omitempty"`
 	Load   Load         `json:"load"`
 	Tasks  []TaskStatus `json:"tasks,omitempty"`
+	// Stage is what the node still does before it can take tasks, for people, such as
+	// "userland 40 %", or why it cannot. Empty: it can. The head shows
+	// a node with a stage as booting.
+	Stage string `json:"stage,omitempty"`
+	// Software is sent with the first heartbeat and whenever it has changed, such as when the
+	// node holds its userland. Nil: as before.
+	Software *Software `json:"software,omitempty"`
 }
 
 // TaskRef names a task on the wire. The epoch counts its starts, so

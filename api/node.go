@@ -76,6 +76,10 @@ type Software struct {
 	ImageID   string `json:"image_id,omitempty"`
 	RuntimeID string `json:"runtime_id,omitempty"`
 	Medium    string `json:"medium,omitempty" doc:"pxe, http, iso, usb or unknown"`
+	// Userland is what the node's tasks see, once it is there. A node whose image has none
+	// is empty here and in UserlandWanted, and takes only tasks that name it.
+	Userland       string `json:"userland,omitempty" doc:"SHA-256 of the userland that it holds"`
+	UserlandWanted string `json:"userland_wanted,omitempty" doc:"SHA-256 of the userland that its image has"`
 }
 
 // Load is what a node reports with each heartbeat.
