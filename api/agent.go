@@ -23,6 +23,8 @@ const Protocol = 1
 //	node.KEY.signal TaskSignal             Ack
 //	node.KEY.forget TaskRef                Ack: the head has everything of an ended task
 //	node.KEY.reboot Empty                  Ack
+//	node.KEY.config NodeConfig             Ack: taken; heartbeats say how far it is
+//	node.KEY.window TaskWindow             Ack
 //	_INBOX.KEY.state JoinReply             none: the machine's state changed
 const (
 	SubjectJoin  = "join."
@@ -39,6 +41,8 @@ const (
 	VerbSignal = "signal"
 	VerbForget = "forget"
 	VerbReboot = "reboot"
+	VerbConfig = "config"
+	VerbWindow = "window"
 
 	// HeaderError is set on a reply whose body is an ErrorReply.
 	HeaderError = "Error"
@@ -106,6 +110,9 @@ type Heartbeat struct {
 	// Software is sent with the first heartbeat and whenever it has changed, such as when the
 	// node holds its userland. Nil: as before.
 	Software *Software `json:"software,omitempty"`
+	// Mounts are the shares of the node's [NodeConfig], and ConfigVersion the one that it has.
+	Mounts        []MountStatus `json:"mounts,omitempty"`
+	ConfigVersion uint64        `json:"config_version,omitempty"`
 }
 
 // TaskRef names a task on the wire. The epoch counts its starts, so
@@ -132,6 +139,22 @@ type TaskStart struct {
 	// MUSTER_NODE in its environment beside MUSTER_JOB and MUSTER_TASK.
 	Tasks int    `json:"tasks"`
 	Node  string `json:"node"`
+
+	// As in [JobSpec].
+	Dir        string   `json:"dir,omitempty"`
+	Umask      *uint32  `json:"umask,omitempty"`
+	Limits     []Limit  `json:"limits,omitempty"`
+	Terminal   *Window  `json:"terminal,omitempty"`
+	Output     string   `json:"output,omitempty"`
+	Errors     string   `json:"errors,omitempty"`
+	Fetch      []string `json:"fetch,omitempty"`
+	Containers bool     `json:"containers,omitempty"`
+}
+
+// TaskWindow tells a task with a terminal its new size.
+type TaskWindow struct {
+	TaskRef
+	Window
 }
 
 // TaskStatus is a task as its node sees it.

@@ -44,9 +44,37 @@ type JobSpec struct {
 	Detached bool       `json:"detached,omitempty" doc:"its user may go away"`
 	Stdin    bool       `json:"stdin,omitempty" doc:"a client will send input; else it is empty"`
 	Label    bool       `json:"label,omitempty" doc:"output lines are shown with their task"`
+
+	// Where and how it runs. Argv, Env and the paths may hold any bytes, see
+	// [EncodeText].
+	Dir      string  `json:"dir,omitempty" doc:"working directory, in a share; empty: a private empty folder"`
+	Umask    *uint32 `json:"umask,omitempty" doc:"absent: 022"`
+	Limits   []Limit `json:"limits,omitempty" doc:"resource limits of the user"`
+	Terminal *Window `json:"terminal,omitempty" doc:"it gets a terminal of this size; only a job of one task"`
+	StdinAll bool    `json:"stdin_all,omitempty" doc:"every task reads the input; else the first one"`
+	Output   string  `json:"output,omitempty" doc:"absolute path in a share that the node writes the output to"`
+	Errors   string  `json:"errors,omitempty" doc:"the same for standard error; empty: where the output goes"`
+	// Fetch are files that the user wants back: paths relative to the working directory. They
+	// are kept with the job until they are fetched or the job is forgotten.
+	Fetch []string `json:"fetch,omitempty"`
+	// Containers permits user namespaces and FUSE inside the task. Such a task cannot move.
+	Containers bool `json:"containers,omitempty"`
 	// RequestID makes a submission idempotent: a client that lost the
 	// answer repeats the request and gets the same job.
 	RequestID string `json:"request_id,omitempty"`
+}
+
+// Limit is a resource limit, as setrlimit(2) takes it.
+type Limit struct {
+	Resource int    `json:"resource" doc:"number, as on Linux amd64"`
+	Soft     uint64 `json:"soft" doc:"18446744073709551615: none"`
+	Hard     uint64 `json:"hard"`
+}
+
+// Window is the size of a terminal in characters.
+type Window struct {
+	Rows    uint16 `json:"rows"`
+	Columns uint16 `json:"columns"`
 }
 
 // Owner is the user that a job belongs to and runs as.
