@@ -90,7 +90,8 @@ type JoinReply struct {
 	Heartbeat Duration  `json:"heartbeat" doc:"interval between heartbeats"`
 	Clock     time.Time `json:"clock" doc:"the head's time, for the first step of the node's clock"`
 	// Files is the base URL of contents by hash: FILES/blobs/SHA256/NAME, with ranges.
-	// A node takes its userland from there. Set with approval.
+	// A node takes its userland from there. Set with approval. The host is the address of the
+	// head that this agent connected to; a link-local one is without zone.
 	Files string `json:"files,omitempty"`
 	// Reconnect asks for a new connection with the rights of the new state.
 	Reconnect bool `json:"reconnect,omitempty"`

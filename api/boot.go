@@ -16,6 +16,9 @@ const (
 	StageInitramfs BootStage = "initramfs" // the initramfs was fetched
 	StageAgent     BootStage = "agent"     // the agent was heard for the first time
 	StagePending   BootStage = "pending"   // it waits for approval
+	StageApproved  BootStage = "approved"  // it was let in
+	StageUserland  BootStage = "userland"  // it fetches what tasks see, or says why it cannot
+	StagePreparing BootStage = "preparing" // it does something else before it takes tasks
 	StageReady     BootStage = "ready"     // it is a node and takes tasks
 	StageRefused   BootStage = "refused"   // it was not answered, and why
 	StageStuck     BootStage = "stuck"     // a boot loop or stop was noticed

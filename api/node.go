@@ -99,7 +99,7 @@ type Node struct {
 	ID          string     `json:"id" doc:"stable while the head remembers the machine"`
 	Name        string     `json:"name,omitempty" doc:"given at approval; also its host name"`
 	State       NodeState  `json:"state"`
-	Stage       string     `json:"stage,omitempty" doc:"what a booting machine does now, or why it is not answered"`
+	Stage       string     `json:"stage,omitempty" doc:"what a booting machine does now, or why it is not answered or takes no tasks"`
 	Admin       AdminState `json:"admin,omitempty"`
 	Link        LinkState  `json:"link,omitempty"`
 	MAC         string     `json:"mac,omitempty" doc:"the address it booted from"`

@@ -47,8 +47,9 @@ type agentAuth struct {
 	limits  AgentLimits
 	log     *slog.Logger
 	proved  func(remote string)
-	cut     func(id uint64)      // ends a connection
-	alive   func(id uint64) bool // tells whether a connection is still there
+	local   func(remote string) string // the head's address that a connection came to; nil: not known
+	cut     func(id uint64)            // ends a connection
+	alive   func(id uint64) bool       // tells whether a connection is still there
 	account func() *server.Account
 	warn    func(key, text string)
 
@@ -61,7 +62,8 @@ type agentAuth struct {
 type agentSession struct {
 	id    uint64 // of the connection, in the NATS server
 	ip    string
-	node  bool // it has the rights of a node
+	local string // address of the head that it connected to, "" when not known
+	node  bool   // it has the rights of a node
 	since time.Time
 }
 
@@ -91,7 +93,11 @@ func (a *agentAuth) Check(c server.ClientAuthentication) bool {
 		return false
 	}
 	node := a.nodes.isApproved(opts.Nkey)
-	if err := a.admit(opts.Nkey, agentSession{id: c.GetID(), ip: host, node: node, since: time.Now()}); err != nil {
+	s := agentSession{id: c.GetID(), ip: host, node: node, since: time.Now()}
+	if a.local != nil {
+		s.local = a.local(remote.String())
+	}
+	if err := a.admit(opts.Nkey, s); err != nil {
 		a.log.Info("agent refused", "ip", host, "err", err)
 		return false
 	}

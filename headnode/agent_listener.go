@@ -93,6 +93,23 @@ func (l *agentListener) proved(remote string) {
 	}
 }
 
+// local is the address of this host that the connection from a remote address
+// came to, "" for one that is not there any more.
+func (l *agentListener) local(remote string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ac := l.conns[remote]
+	if ac == nil {
+		return ""
+	}
+	local, err := netip.ParseAddrPort(ac.LocalAddr().String())
+	if err != nil {
+		return ""
+	}
+	// A zone names an interface of this host and says nothing elsewhere.
+	return local.Addr().Unmap().WithZone("").String()
+}
+
 // uncount takes a connection out of the limits; l.mu is held.
 func (l *agentListener) uncount(ac *agentConn) {
 	if !ac.counted {

@@ -94,7 +94,7 @@ func newAgents(cfg agentsConfig) *Agents {
 	}
 	if cfg.Listener != nil {
 		a.listener = newAgentListener(cfg.Listener, cfg.Limits.UnprovedPerIP, cfg.Limits.Unproved)
-		a.auth.proved = a.listener.proved
+		a.auth.proved, a.auth.local = a.listener.proved, a.listener.local
 	}
 	return a
 }
@@ -268,7 +268,7 @@ func (a *Agents) onJoin(key, _ string, m *nats.Msg) {
 		if !ok {
 			return
 		}
-		reply, err := a.cfg.Nodes.Join(ctx, key, s.ip, s.node, req)
+		reply, err := a.cfg.Nodes.Join(ctx, key, s, req)
 		if err != nil {
 			a.cfg.Log.Warn("machine could not join", "ip", s.ip, "err", err)
 			a.respond(m, nil, err)

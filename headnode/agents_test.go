@@ -64,7 +64,7 @@ func openPort(t testing.TB, dir string, limits AgentLimits) *port {
 	}
 	p.nodes, err = newNodes(nodesConfig{
 		Store: p.store, Events: newEvents(time.Now), BootLogs: newBootLogs(), Now: time.Now,
-		Rejoin: func(string) rejoinPolicy { return rejoinApprove },
+		Rejoin: func(string) rejoinPolicy { return rejoinApprove }, FilesPort: 7480,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,9 @@ func TestAgentLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.mustJoin(c, api.JoinPending)
+	if r := e.mustJoin(c, api.JoinPending); r.Files != "" {
+		t.Errorf("a machine that waits is told of files at %s", r.Files)
+	}
 	if v, err := p.nodes.Find(mac1); err != nil || v.IP != "127.0.0.1" {
 		t.Errorf("Find = %+v, %v", v, err)
 	}
@@ -245,13 +247,13 @@ func TestAgentLife(t *testing.T) {
 		t.Fatalf("nothing was pushed at approval: %v", err)
 	}
 	var r api.JoinReply
-	if err := json.Unmarshal(m.Data, &r); err != nil || r.State != api.JoinApproved || !r.Reconnect || r.Name != "n1" {
+	if err := json.Unmarshal(m.Data, &r); err != nil || r.State != api.JoinApproved || !r.Reconnect || r.Name != "n1" || r.Files != "http://127.0.0.1:7480" {
 		t.Fatalf("pushed %s", m.Data)
 	}
 	c.Close()
 	c = e.connect(p)
-	if r := e.mustJoin(c, api.JoinApproved); r.Reconnect {
-		t.Error("the new connection has no rights of a node")
+	if r := e.mustJoin(c, api.JoinApproved); r.Reconnect || r.Files != "http://127.0.0.1:7480" {
+		t.Errorf("join with the new connection = %+v, want the rights of a node and where files are", r)
 	}
 	t.Logf("approval to joined: %v", time.Since(start).Round(time.Millisecond))
 

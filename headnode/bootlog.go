@@ -51,6 +51,17 @@ func (b *BootLogs) add(ev api.BootEvent) {
 	b.logs[mac] = append(log, ev)
 }
 
+// progress says in the latest step of a machine how far it is; its time stays
+// that of its beginning.
+func (b *BootLogs) progress(mac string, stage api.BootStage, detail string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	log := b.logs[mac]
+	if n := len(log); n > 0 && log[n-1].Stage == stage {
+		log[n-1].Detail = cleanText(detail)
+	}
+}
+
 func sameStep(a, b api.BootEvent) bool {
 	return a.Stage == b.Stage && a.Detail == b.Detail && a.Client == b.Client && b.Time.Sub(a.Time) < time.Minute &&
 		(a.Stage == api.StageDHCP || a.Stage == api.StageRefused)
@@ -79,6 +90,7 @@ var stopped = map[api.BootStage]time.Duration{
 	api.StageDHCP: 20 * time.Second, api.StageLoader: 20 * time.Second, api.StageScript: 20 * time.Second,
 	api.StageKernel: 60 * time.Second, api.StageInitramfs: 90 * time.Second,
 	api.StageAgent: 20 * time.Second, api.StagePending: 0, api.StageRefused: 0, api.StageStuck: 0,
+	api.StageApproved: 20 * time.Second, api.StageUserland: 60 * time.Second, api.StagePreparing: 60 * time.Second,
 }
 
 // adviceFor says where a boot that stopped stands, the likely cause and what
@@ -120,6 +132,13 @@ func adviceFor(log []api.BootEvent, now time.Time) string {
 				"which says what it waits for; drivers are added under modules: and firmware: of the definition")
 	case api.StageAgent:
 		return stoppedAt(since, "with its agent heard once", "its connection may be lost: look at the machine's screen")
+	case api.StageApproved:
+		return stoppedAt(since, "after it was let in, before it joined as a node", "its connection may be lost: look at the machine's screen")
+	case api.StageUserland:
+		return fmt.Sprintf("It does so for %s now: %s. If it does not go on: the files port of the head (7480/tcp) may be blocked, "+
+			"or the machine has too little memory for its userland; its agent says more in: muster node log", since.Round(time.Second), last.Detail)
+	case api.StagePreparing:
+		return fmt.Sprintf("It does so for %s now: %s. Its agent says more in: muster node log", since.Round(time.Second), last.Detail)
 	}
 	return ""
 }

@@ -30,6 +30,7 @@ type Config struct {
 
 	// AgentsPort is the port that boot scripts name; 0: that of Agents.
 	AgentsPort int
+	FilesPort  int         // where nodes find contents by hash; 0: nowhere
 	HeadUID    uint32      // administrator beside root and the group muster-admin
 	Tokens     string      // file with the tokens of users elsewhere; "": there are none
 	Version    string      // of this program
@@ -122,7 +123,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	}
 	h.Nodes, err = newNodes(nodesConfig{
 		Store: h.store, Events: h.Events, BootLogs: h.BootLogs, Now: time.Now,
-		Rejoin: h.rejoin, Log: cfg.Log.With("part", "nodes"),
+		Rejoin: h.rejoin, FilesPort: cfg.FilesPort, Log: cfg.Log.With("part", "nodes"),
 	})
 	if err != nil {
 		return err

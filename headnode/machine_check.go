@@ -1,6 +1,7 @@
 package headnode
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -74,13 +75,14 @@ func cleanText(s string) string {
 // cleanFacts makes a join request harmless: texts are bounded and
 // printable, addresses in one spelling, numbers within reason.
 func cleanFacts(req *api.JoinRequest) {
-	hw, sw := &req.Hardware, &req.Software
+	hw := &req.Hardware
 	for _, s := range []*string{
 		&req.BootID, &hw.Vendor, &hw.Product, &hw.Arch, &hw.CPUModel, &hw.Firmware,
-		&sw.Agent, &sw.Kernel, &sw.ImageID, &sw.RuntimeID, &sw.Medium,
 	} {
 		*s = cleanText(*s)
 	}
+	cleanSoftware(&req.Software)
+	req.Stage = cleanStage(req.Stage)
 	hw.UUID = normalUUID(hw.UUID)
 	var macs []string
 	for _, m := range hw.MACs {
@@ -100,6 +102,27 @@ func cleanFacts(req *api.JoinRequest) {
 	req.Tasks = req.Tasks[:min(len(req.Tasks), maxHeldTasks)]
 }
 
+// cleanSoftware makes what a machine says of its software harmless.
+func cleanSoftware(sw *api.Software) {
+	for _, s := range []*string{&sw.Agent, &sw.Kernel, &sw.ImageID, &sw.RuntimeID, &sw.Medium} {
+		*s = cleanText(*s)
+	}
+	for _, s := range []*string{&sw.Userland, &sw.UserlandWanted} {
+		if !isSHA256(*s) {
+			*s = ""
+		}
+	}
+}
+
+// cleanStage makes a stage harmless. One that cannot be shown is a stage all the same:
+// none would say that the node takes tasks.
+func cleanStage(s string) string {
+	if s == "" {
+		return ""
+	}
+	return cmp.Or(strings.TrimSpace(cleanText(s)), "preparing")
+}
+
 // cleanSpeed bounds a measured speed; what is none is 0, not measured.
 func cleanSpeed(v float64) float64 {
 	if !(v > 0) {
@@ -112,6 +135,10 @@ func cleanSpeed(v float64) float64 {
 func cleanHeartbeat(hb *api.Heartbeat) {
 	hb.BootID = cleanText(hb.BootID)
 	hb.Speed = cleanSpeed(hb.Speed)
+	hb.Stage = cleanStage(hb.Stage)
+	if hb.Software != nil {
+		cleanSoftware(hb.Software)
+	}
 	hb.Tasks = hb.Tasks[:min(len(hb.Tasks), maxHeldTasks)]
 	l := &hb.Load
 	for _, v := range []*float64{&l.Runnable, &l.CPUBusy, &l.MemPressure, &l.UptimeSecond} {

@@ -76,6 +76,11 @@ func heartbeatInterval(nodes int) time.Duration {
 	return max(minHeartbeat, time.Duration(nodes)*time.Second/heartbeatsPerSec)
 }
 
+// unreachableAfter is how long a node must be silent to be given up for now.
+func unreachableAfter(interval time.Duration) time.Duration {
+	return max(minUnreachable, missedUnreachable*interval)
+}
+
 // linkOf tells how well a node is heard, from the time since it was last
 // heard and the interval it was told. Two missed heartbeats make it
 // late: half an interval is left for the way.
@@ -83,7 +88,7 @@ func linkOf(silent, interval time.Duration, booting bool) api.LinkState {
 	switch {
 	case booting:
 		return api.LinkBooting
-	case silent >= max(minUnreachable, missedUnreachable*interval):
+	case silent >= unreachableAfter(interval):
 		return api.LinkUnreachable
 	case silent > 2*interval+interval/2:
 		return api.LinkLate

@@ -221,7 +221,8 @@ func (n *Nodes) approved(a approval, rev uint64, actor string) api.Node {
 		if n.byKey[former] == into {
 			delete(n.byKey, former)
 		}
-		into.ip, into.speed = m.ip, max(m.speed, into.speed)
+		into.ip, into.headIP, into.speed = m.ip, m.headIP, max(m.speed, into.speed)
+		into.runs, into.said = m.runs, m.said
 		if former != "" && former != a.rec.Key {
 			n.wire.Kick(former)
 		}
@@ -233,5 +234,6 @@ func (n *Nodes) approved(a approval, rev uint64, actor string) api.Node {
 	into.letIn()
 	n.byKey[a.rec.Key] = into
 	n.updateLink(into, into.lastHeard, actor)
+	n.bootStage(into, api.StageApproved, "as "+into.Name+" by "+actor)
 	return n.view(into)
 }

@@ -192,7 +192,7 @@ func (w *world) join(a agent) api.JoinReply {
 	w.wire.connected[a.key] = true
 	w.wire.mu.Unlock()
 	withRights := w.nodes.isApproved(a.key)
-	r, err := w.nodes.Join(context.Background(), a.key, "10.0.0.9", withRights, a.request())
+	r, err := w.nodes.Join(context.Background(), a.key, agentSession{ip: "10.0.0.9", node: withRights}, a.request())
 	if err != nil {
 		w.t.Fatalf("Join(%s) = %v", a.mac, err)
 	}

@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,10 +62,9 @@ func decideJoin(v joinView) joinDecision {
 	return joinDecision{state: api.JoinPending}
 }
 
-// Join decides on a machine that asks to join. ip is the address that it
-// connects from, withRights whether its connection has the rights of a node
-// already. An error that is an *api.Error is for the agent.
-func (n *Nodes) Join(ctx context.Context, key, ip string, withRights bool, req api.JoinRequest) (api.JoinReply, error) {
+// Join decides on a machine that asks to join over the connection s. An error
+// that is an *api.Error is for the agent.
+func (n *Nodes) Join(ctx context.Context, key string, s agentSession, req api.JoinRequest) (api.JoinReply, error) {
 	cleanFacts(&req)
 	if _, err := keyFingerprint(key); err != nil {
 		return api.JoinReply{}, &api.Error{Code: api.CodeInvalid, Msg: err.Error()}
@@ -84,7 +85,7 @@ func (n *Nodes) Join(ctx context.Context, key, ip string, withRights bool, req a
 		return api.JoinReply{}, err
 	}
 	news := m.BootID != req.BootID
-	n.heardJoin(m, ip, &req)
+	n.heardJoin(m, s, &req)
 	other, d := n.decide(m)
 	n.mu.Unlock()
 
@@ -103,7 +104,7 @@ func (n *Nodes) Join(ctx context.Context, key, ip string, withRights bool, req a
 	if err != nil {
 		return api.JoinReply{}, recordError(err)
 	}
-	return n.replyTo(m, d.state, !withRights), nil
+	return n.replyTo(m, d.state, !s.node), nil
 }
 
 // machineFor finds or makes the machine that a key stands for.
@@ -152,12 +153,13 @@ func (n *Nodes) newMachine() *machine {
 }
 
 // heardJoin notes what a machine says of itself, as far as it is not durable.
-func (n *Nodes) heardJoin(m *machine, ip string, req *api.JoinRequest) {
+func (n *Nodes) heardJoin(m *machine, s agentSession, req *api.JoinRequest) {
 	if m.FirstHeard.IsZero() {
 		m.FirstHeard = stamp(n.cfg.Now())
 	}
 	m.lastHeard = n.cfg.Now()
-	m.ip = ip
+	m.ip, m.headIP = s.ip, s.local
+	m.runs, m.said = req.Software, req.Stage
 	if req.Speed > 0 {
 		m.speed = req.Speed
 	}
@@ -237,7 +239,9 @@ func (n *Nodes) bind(ctx context.Context, m, other *machine, why string) error {
 		delete(n.byKey, former)
 	}
 	other.machineRecord, other.rev = rec, rev
-	other.ip, other.speed, other.lastHeard, other.interval = m.ip, max(m.speed, other.speed), m.lastHeard, n.interval
+	other.ip, other.headIP, other.speed = m.ip, m.headIP, max(m.speed, other.speed)
+	other.lastHeard, other.interval = m.lastHeard, n.interval
+	other.runs, other.said = m.runs, m.said
 	other.bootSeen, other.waitsFor = time.Time{}, ""
 	other.letIn()
 	if former != "" {
@@ -246,6 +250,7 @@ func (n *Nodes) bind(ctx context.Context, m, other *machine, why string) error {
 	n.byKey[rec.Key] = other
 	n.cfg.Log.Info("machine recognized", "node", rec.Name, "mac", other.mac(), "why", why)
 	n.updateLink(other, other.lastHeard, "head")
+	n.bootStage(other, api.StageApproved, why)
 	n.announce(other, "head")
 	if former != "" && former != rec.Key && n.wire != nil {
 		n.wire.Kick(former)
@@ -281,9 +286,12 @@ func (n *Nodes) refresh(ctx context.Context, m *machine, req *api.JoinRequest) e
 }
 
 // letIn makes a node one that is expected to join with its rights.
-func (m *machine) letIn() { m.joined, m.joining, m.stage = false, true, "joining" }
+func (m *machine) letIn() {
+	m.joined, m.joining, m.stage = false, true, "joining"
+	m.arriving, m.noted = true, ""
+}
 
-// welcome makes a node that joined with its rights one that takes tasks, after
+// welcome makes a node that joined with its rights one that takes tasks once it is prepared, after
 // the job side was told of it: a task that it got before would be
 // taken for one that it lost.
 func (n *Nodes) welcome(key string) {
@@ -293,13 +301,9 @@ func (n *Nodes) welcome(key string) {
 	if m == nil || !m.isNode() {
 		return
 	}
-	first := m.joining
 	m.joined, m.joining, m.stage = true, false, ""
 	m.lastHeard = n.cfg.Now()
-	n.updateLink(m, m.lastHeard, m.Name)
-	if first {
-		n.bootStage(m, api.StageReady, "as "+m.Name)
-	}
+	n.noteStage(m, n.updateLink(m, m.lastHeard, m.Name))
 }
 
 func sameRecord(a, b machineRecord) bool {
@@ -375,7 +379,7 @@ func (n *Nodes) replyTo(m *machine, state api.JoinState, reconnect bool) api.Joi
 	r := api.JoinReply{State: state, Heartbeat: api.Duration(n.interval), Clock: n.cfg.Now().UTC()}
 	switch state {
 	case api.JoinApproved:
-		r.Name, r.Reconnect = m.Name, reconnect
+		r.Name, r.Reconnect, r.Files = m.Name, reconnect, filesURL(m.headIP, n.cfg.FilesPort)
 		m.interval = n.interval
 	case api.JoinPending:
 		r.Message = "waits for approval"
@@ -386,6 +390,15 @@ func (n *Nodes) replyTo(m *machine, state api.JoinState, reconnect bool) api.Joi
 		r.Message = "rejected; on the head: muster node approve " + m.mac()
 	}
 	return r
+}
+
+// filesURL is where an agent that reached the head at an address finds contents
+// by hash, "" when that is not known.
+func filesURL(host string, port int) string {
+	if host == "" || port == 0 {
+		return ""
+	}
+	return "http://" + net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // commit records a machine.

@@ -65,9 +65,14 @@ type machine struct {
 	rev uint64 // of its record; 0: it has none
 	machineRecord
 
-	order     uint64 // of arrival
+	order     uint64       // of arrival
+	runs      api.Software // as it was heard last; its record follows
 	ip        string
-	stage     string // what a booting machine does
+	headIP    string // address of the head that its agent connected to
+	stage     string // what a booting machine does, as far as the head saw it
+	said      string // what it says that it does before it can take tasks
+	noted     string // that, as it is in its timeline
+	arriving  bool   // it was let in or prepares, and has not been ready since
 	speed     float64
 	load      api.Load
 	lastHeard time.Time
@@ -80,6 +85,8 @@ type machine struct {
 	waitsFor  string        // id of the node with its address, which it may replace
 	waitWhy   string        // for its screen, while it is pending
 	log       kernelLog
+	// softwareSaved is when its record followed runs last.
+	softwareSaved time.Time
 }
 
 func (m *machine) isNode() bool { return m.State == api.NodeReady }
@@ -99,7 +106,9 @@ type nodesConfig struct {
 	Now      clock
 	// Rejoin is the policy for a known machine at an address.
 	Rejoin func(ip string) rejoinPolicy
-	Log    *slog.Logger
+	// FilesPort is where contents are served by hash; 0: nowhere.
+	FilesPort int
+	Log       *slog.Logger
 }
 
 // Nodes knows every machine and node, lets them in and watches over them.
@@ -145,7 +154,7 @@ func newNodes(cfg nodesConfig) (*Nodes, error) {
 			return nil, fmt.Errorf("record of machine %s has format %d and this muster knows up to %d; use a newer one", r.ID, m.Schema, machineSchema)
 		}
 		n.arrivals++
-		m.order = n.arrivals
+		m.order, m.runs = n.arrivals, m.Software
 		if m.isNode() {
 			// It has the usual time to come back to a head that started.
 			m.lastHeard, m.interval, m.link = now, minHeartbeat, api.LinkLate
@@ -196,29 +205,32 @@ func (n *Nodes) tick(ctx context.Context) {
 	for _, id := range waiting {
 		n.retryWaiting(ctx, id)
 	}
+	n.recordSoftware(ctx)
 }
 
-// updateLink recomputes a node's link and publishes what changed.
-func (n *Nodes) updateLink(m *machine, now time.Time, actor string) {
+// updateLink recomputes a node's link and publishes what changed, if anything.
+func (n *Nodes) updateLink(m *machine, now time.Time, actor string) (published bool) {
 	silent := now.Sub(m.lastHeard)
-	booting := m.bootSeen.After(m.lastHeard) || m.joining && silent < minUnreachable
+	booting := m.bootSeen.After(m.lastHeard) || m.joining && silent < minUnreachable ||
+		m.preparing() != "" && silent < unreachableAfter(m.interval)
 	m.link = linkOf(silent, m.interval, booting)
 	if m.link == api.LinkUp && !m.joined {
 		m.link = api.LinkLate // the head has just started and has not heard it yet
 	}
-	n.publish(m, actor)
+	return n.publish(m, actor)
 }
 
 // publish tells watchers when the shown state of a machine is a new one.
-func (n *Nodes) publish(m *machine, actor string) {
+func (n *Nodes) publish(m *machine, actor string) bool {
 	state := n.stateOf(m)
 	if state == m.shown {
-		return
+		return false
 	}
 	n.cfg.Log.Info("machine changed state", "node", m.Name, "mac", m.mac(), "from", m.shown, "to", state, "actor", actor)
 	m.shown = state
 	m.Since = stamp(n.cfg.Now())
 	n.announce(m, actor)
+	return true
 }
 
 // announce tells watchers of a machine as it is now.
@@ -282,9 +294,14 @@ func (n *Nodes) Heard(key string, hb api.Heartbeat) (name string, ok bool) {
 		m.speed = hb.Speed
 	}
 	more := changedLoad(m.load, hb.Load)
-	m.load = hb.Load
+	m.load, m.said = hb.Load, hb.Stage
+	if hb.Software != nil {
+		hb.Software.Protocol = m.runs.Protocol // that of its connection, which was checked
+		more = more || m.runs != *hb.Software
+		m.runs = *hb.Software
+	}
 	m.lastHeard = n.cfg.Now()
-	n.updateLink(m, m.lastHeard, m.Name)
+	n.noteStage(m, n.updateLink(m, m.lastHeard, m.Name))
 	if more {
 		n.signal()
 	}
@@ -348,7 +365,7 @@ func (n *Nodes) Snapshot() []scheduler.Node {
 			Name: m.Name, Ready: ready, Reason: reason,
 			Cores: m.Hardware.Cores, Speed: m.speed, Weight: m.Weight,
 			MemMiB: mem, MemFree: m.load.MemFreeMiB, Runnable: m.load.Runnable,
-			ImageID: m.Software.ImageID, RuntimeID: m.Software.RuntimeID,
+			ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
 		})
 	}
 	slices.SortFunc(list, func(a, b scheduler.Node) int { return api.CompareNames(a.Name, b.Name) })
@@ -361,12 +378,15 @@ func takesTasks(m *machine) (bool, string) {
 	case m.link == api.LinkUnreachable:
 		return false, "unreachable since " + m.Since.Local().Format("15:04:05")
 	case m.link == api.LinkBooting:
+		if topic := stageTopic(m.preparing()); topic != "" {
+			return false, "booting (" + topic + ")"
+		}
 		return false, "booting"
 	case m.Admin != api.AdminReady:
 		return false, string(m.Admin)
 	case m.link != api.LinkUp:
 		return false, "not heard for a moment"
-	case m.Software.Protocol < api.Protocol:
+	case m.runs.Protocol < api.Protocol:
 		return false, "its agent is older than this head; reboot it: muster node reboot " + m.Name
 	}
 	return true, ""
@@ -430,9 +450,9 @@ func (n *Nodes) named(name string) *machine {
 // view is a machine as the API shows it.
 func (n *Nodes) view(m *machine) api.Node {
 	v := api.Node{
-		ID: m.id, Name: m.Name, State: n.stateOf(m), Stage: m.stage, MAC: m.mac(), IP: cmp.Or(m.ip, m.FixedIP),
+		ID: m.id, Name: m.Name, State: n.stateOf(m), Stage: m.shownStage(), MAC: m.mac(), IP: cmp.Or(m.ip, m.FixedIP),
 		Identity: m.Identity, BootID: m.BootID, Speed: m.speed, Weight: m.Weight,
-		Hardware: m.Hardware, Software: m.Software, Load: m.load,
+		Hardware: m.Hardware, Software: m.runs, Load: m.load,
 		FirstHeard: m.FirstHeard, LastHeard: stamp(m.lastHeard), Since: m.Since,
 	}
 	if m.lastHeard.IsZero() {
@@ -527,7 +547,7 @@ func (n *Nodes) running(imageID string) []string {
 	defer n.mu.Unlock()
 	names := []string{}
 	for _, m := range n.machines {
-		if m.isNode() && m.Software.ImageID == imageID && m.link != api.LinkUnreachable {
+		if m.isNode() && m.runs.ImageID == imageID && m.link != api.LinkUnreachable {
 			names = append(names, m.Name)
 		}
 	}

@@ -490,11 +490,11 @@ func TestOldAgent(t *testing.T) {
 	req := a.request()
 	for _, p := range []int{0, -1, api.Protocol + 1} {
 		req.Software.Protocol = p
-		if _, err := w.nodes.Join(context.Background(), a.key, "10.0.0.9", false, req); api.CodeOf(err) != api.CodeInvalid {
+		if _, err := w.nodes.Join(context.Background(), a.key, agentSession{ip: "10.0.0.9", node: false}, req); api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("join with protocol %d = %v, want invalid", p, err)
 		}
 	}
-	if _, err := w.nodes.Join(context.Background(), "not a key", "10.0.0.9", false, a.request()); err == nil {
+	if _, err := w.nodes.Join(context.Background(), "not a key", agentSession{ip: "10.0.0.9", node: false}, a.request()); err == nil {
 		t.Error("join with no key succeeded")
 	}
 }

@@ -176,6 +176,10 @@ func TestAdvice(t *testing.T) {
 		"after the kernel":       {at(api.StageKernel, 2*time.Minute, "ipxe"), "slow or broken"},
 		"after the initramfs":    {at(api.StageInitramfs, 2*time.Minute, "ipxe"), "no driver for the network card"},
 		"the agent was heard":    {at(api.StageAgent, time.Minute, ""), "agent heard once"},
+		"let in and silent":      {at(api.StageApproved, time.Minute, ""), "after it was let in"},
+		"fetches":                {at(api.StageUserland, time.Minute, ""), "7480/tcp"},
+		"fetches since a moment": {at(api.StageUserland, time.Second, ""), ""},
+		"prepares":               {at(api.StagePreparing, time.Minute, ""), "why it is so. Its agent says more"},
 		"the initramfs is young": {at(api.StageInitramfs, 80*time.Second, "ipxe"), ""},
 	} {
 		got := adviceFor(c.log, now)

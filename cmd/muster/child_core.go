@@ -11,7 +11,7 @@ import (
 // runCore is the process that knows the cluster: agents, users, records.
 func runCore(ctx context.Context, env childEnv) error {
 	cfg := headnode.Config{
-		State: env.opts.State, AgentsPort: env.opts.AgentsPort, HeadUID: uint32(env.opts.StartedBy),
+		State: env.opts.State, AgentsPort: env.opts.AgentsPort, FilesPort: env.opts.FilesPort, HeadUID: uint32(env.opts.StartedBy),
 		Tokens: filepath.Join(env.opts.State, "tokens"), Version: programVersion(), NoSync: env.opts.NoSync, Log: env.log,
 	}
 	for name, to := range map[string]*net.Listener{

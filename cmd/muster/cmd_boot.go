@@ -51,9 +51,9 @@ func beginsBoot(before, e api.BootEvent) bool {
 	switch {
 	case before.Time.IsZero():
 		return true
-	case e.Stage == api.StageReady:
-		return false // a person may take a while to approve
-	case e.Stage == api.StageDHCP && slices.Contains([]api.BootStage{api.StageAgent, api.StagePending, api.StageReady}, before.Stage):
+	case e.Stage == api.StageApproved, e.Stage == api.StageUserland, e.Stage == api.StagePreparing, e.Stage == api.StageReady:
+		return false // a person may take a while to approve, and a slow network for a userland
+	case e.Stage == api.StageDHCP && slices.Contains([]api.BootStage{api.StageAgent, api.StagePending, api.StageApproved, api.StageUserland, api.StagePreparing, api.StageReady}, before.Stage):
 		return true
 	}
 	return e.Time.Sub(before.Time) > newBootAfter

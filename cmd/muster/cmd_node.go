@@ -69,8 +69,8 @@ func writeNodes(w io.Writer, nodes []api.Node, now time.Time, hints bool) error 
 		}
 		t.add(orDash(n.Name), string(n.State), orDash(n.MAC), countOrDash(n.Hardware.Cores), memory(n.Hardware.MemoryMiB),
 			load, orDash(n.Fingerprint))
-		if n.Hint != "" {
-			below = append(below, fmt.Sprintf("%s is %s%s; %s", orWord(n.Name, n.MAC), n.State, stage(n), n.Hint))
+		if text := standing(n); text != "" {
+			below = append(below, text)
 		}
 	}
 	if err := t.write(w); err != nil {
@@ -83,12 +83,20 @@ func writeNodes(w io.Writer, nodes []api.Node, now time.Time, hints bool) error 
 	return nil
 }
 
-// stage is what a machine does within its state, for a sentence.
-func stage(n api.Node) string {
-	if n.Stage == "" {
-		return ""
+// standing says where a machine stands and what takes it further, "" for one
+// of which there is nothing to say.
+func standing(n api.Node) string {
+	text := fmt.Sprintf("%s is %s", orWord(n.Name, n.MAC), n.State)
+	if n.Stage != "" {
+		text += " (" + n.Stage + ")"
 	}
-	return " (" + n.Stage + ")"
+	switch {
+	case n.Hint != "":
+		return text + "; " + n.Hint
+	case n.Stage != "" && n.Admin != "":
+		return text
+	}
+	return ""
 }
 
 func newNodeShowCommand(at *headFlag) *cobra.Command {

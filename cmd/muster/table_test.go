@@ -60,6 +60,7 @@ func TestNodeListing(t *testing.T) {
 		},
 		{State: api.NodePending, MAC: "52:54:00:12:34:02", Fingerprint: "aaaa-bbbb-cccc-dddd", Hint: "approve it with: muster node approve aaaa-bbbb-cccc-dddd"},
 		{Name: "n22", State: api.NodeUnreachable, Link: api.LinkUnreachable, MAC: "52:54:00:12:34:03", Fingerprint: "eeee-ffff-gggg-hhhh"},
+		{Name: "n3", State: api.NodeBooting, Link: api.LinkBooting, Admin: api.AdminReady, Stage: "userland 40 %", MAC: "52:54:00:12:34:04", Fingerprint: "iiii-jjjj-kkkk-llll"},
 	}
 	var b strings.Builder
 	if err := writeNodes(&b, nodes, now, true); err != nil {
@@ -69,8 +70,10 @@ func TestNodeListing(t *testing.T) {
 n1    ready        52:54:00:12:34:01  128  1024G  99.5  k7qx-3fza-mm2d-5yth
 -     pending      52:54:00:12:34:02  -    -      -     aaaa-bbbb-cccc-dddd
 n22   unreachable  52:54:00:12:34:03  -    -      -     eeee-ffff-gggg-hhhh
+n3    booting      52:54:00:12:34:04  -    -      -     iiii-jjjj-kkkk-llll
 
 52:54:00:12:34:02 is pending; approve it with: muster node approve aaaa-bbbb-cccc-dddd
+n3 is booting (userland 40 %)
 `
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Errorf("listing differs (-want +got):\n%s", d)
