@@ -8,7 +8,8 @@ GO       ?= go
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 PAYLOAD  := cmd/muster/payload
 SRC      := $(shell find api builder cmd headnode images initramfs internal nodeagent pxe console -name '*.go' -not -path '*/testdata/*' 2>/dev/null) go.mod go.sum
-IMAGES   := build/compute-vm/manifest.json
+IMAGES   := $(patsubst %,build/%/manifest.json,compute compute-vm mini)
+VM_IMAGE := build/compute-vm/manifest.json
 BENCH     = MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm
 CHECKED  := ./...
 
@@ -48,7 +49,8 @@ $(PAYLOAD)/bb.zst: go.mod go.sum $(wildcard initramfs/*.go initramfs/mkbb/*.go i
 	@$(GO) run ./initramfs/mkbb -out $(PAYLOAD)
 	@touch $@
 
-images: build $(IMAGES) ## build the image of the demo and the tests
+images: build $(IMAGES) ## build every image that is shipped and check it
+	@for i in $(IMAGES); do bin/muster verify $$(dirname $$i) >/dev/null || exit 1; done
 
 build/%/manifest.json: bin/muster
 	@bin/muster build $* --output build/$*
@@ -66,11 +68,11 @@ check: go-version ## vet, lint, format and quick tests: what a change passes
 lint: go-version ## the slower linters: deadcode, govulncheck
 	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./... ./headnode/store/testdata/powercut ./cmd/muster/testdata/powercut | tee /dev/stderr | test -z "$$(cat)"
 
-test: go-version test-deps build images ## install what is needed and run all tests, also those in virtual machines
+test: go-version test-deps build $(VM_IMAGE) ## install what is needed and run all tests, also those in virtual machines
 	@set -o pipefail; export MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm; \
 	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
 
-test-vm: go-version test-deps build images ## only the tests that boot virtual machines
+test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json ## only the tests that boot virtual machines
 	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
 	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 
@@ -85,11 +87,11 @@ fuzz: go-version ## every fuzz target for FUZZTIME (20s)
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
 	  echo "fuzz $$p $$f"; $(GO) test -run xxx -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
-bench: build images ## benchmarks that end within minutes
+bench: build $(VM_IMAGE) ## benchmarks that end within minutes
 	@$(BENCH) $(GO) test -run xxx -bench . -benchtime 1s -short $(CHECKED)
 	@$(BENCH) $(GO) test -run xxx -bench 'RunAndSSH|Idle' -benchtime 5s ./cmd/muster
 
-bench-long: build images build/compute/manifest.json ## benchmarks with virtual machines, peers and the package archives
+bench-long: build $(VM_IMAGE) build/compute/manifest.json ## benchmarks with virtual machines, peers and the package archives
 	@$(BENCH) MUSTER_NET=1 MUSTER_IMAGES=$(CURDIR)/build/compute-vm:$(CURDIR)/build/compute \
 	 $(GO) test -run xxx -bench . -timeout 60m $(CHECKED)
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,9 +25,9 @@ func (f initramfsFile) blobs() []deb.FileHash { return []deb.FileHash{f.File} }
 
 // initramfsStep assembles and compresses the initramfs. Its bytes follow from the image
 // ID alone.
-func initramfsStep(ctx context.Context, cfg Config, c *cache, ids ids, k kernelFiles, commands []goCommand, mtime time.Time) (initramfsFile, bool, error) {
+func initramfsStep(ctx context.Context, cfg Config, c *cache, ids ids, k kernelFiles, u userlandFiles, commands []goCommand, mtime time.Time) (initramfsFile, bool, error) {
 	return runStep(ctx, c, "initramfs", ids, func() (initramfsFile, error) {
-		t, err := assemble(cfg, c, ids, k, commands, mtime)
+		t, err := assemble(cfg, c, ids, k, u, commands, mtime)
 		if err != nil {
 			return initramfsFile{}, fmt.Errorf("assembling initramfs: %w", err)
 		}
@@ -57,13 +58,14 @@ func (c *contextWriter) Write(p []byte) (int, error) {
 }
 
 // assemble makes the tree that docs/initramfs.md describes.
-func assemble(cfg Config, c *cache, ids ids, k kernelFiles, commands []goCommand, mtime time.Time) (*initramfs.Tree, error) {
+func assemble(cfg Config, c *cache, ids ids, k kernelFiles, u userlandFiles, commands []goCommand, mtime time.Time) (*initramfs.Tree, error) {
 	t := initramfs.NewTree(mtime)
 	err := errors.Join(
 		addFolders(t, k.Release),
 		addPrograms(t, cfg, commands),
 		addBlobs(t, c, k),
 		addTexts(t, ids, k),
+		addUserland(t, u),
 		addFiles(t, cfg.Definition),
 	)
 	if err != nil {
@@ -152,6 +154,18 @@ func addTexts(t *initramfs.Tree, ids ids, k kernelFiles) error {
 		errs = append(errs, t.AddBytes(name, 0o644, []byte(text), "muster"))
 	}
 	return errors.Join(errs...)
+}
+
+// addUserland says which userland the node shall fetch once it has joined.
+func addUserland(t *initramfs.Tree, u userlandFiles) error {
+	if u.Image.Size == 0 {
+		return nil
+	}
+	text, err := json.Marshal(u.artifact().Userland())
+	if err != nil {
+		return err
+	}
+	return t.AddBytes(strings.TrimPrefix(images.UserlandFile, "/"), 0o644, append(text, '\n'), "muster")
 }
 
 // addFiles adds the files of the definition, and passwd and group where it

@@ -135,7 +135,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	ids := computeIDs(cfg, lock, kernel, userland, commands)
-	archive, cached, err := initramfsStep(ctx, cfg, store, ids, kernel, commands, imageTime(cfg, lock))
+	archive, cached, err := initramfsStep(ctx, cfg, store, ids, kernel, userland, commands, imageTime(cfg, lock))
 	if err != nil {
 		return nil, err
 	}

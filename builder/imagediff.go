@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"muster/builder/squashfs"
 	"muster/images"
 	"muster/initramfs"
 )
@@ -20,6 +21,8 @@ type Contents struct {
 	// Files says of each path in the initramfs what is there. It is nil where only the
 	// manifest is known.
 	Files map[string]string
+	// Userland is the same of its userland, with nothing in it where the image has none.
+	Userland map[string]string
 }
 
 // ReadContents reads the image in a folder. A folder that holds none, or one that is
@@ -49,7 +52,52 @@ func ReadContents(dir string) (Contents, error) {
 	for _, r := range archive.Records {
 		c.Files["/"+r.Path] = fileText(r)
 	}
+	if c.Userland, err = userlandContents(dir, m); err != nil {
+		return Contents{}, inputErrorf("image in %s: %w", dir, err)
+	}
 	return c, nil
+}
+
+// userlandContents says of each path in the userland of an image what is there.
+func userlandContents(dir string, m *images.Manifest) (map[string]string, error) {
+	out := make(map[string]string)
+	a, ok := m.File(images.KindUserland)
+	if !ok {
+		return out, nil
+	}
+	return out, readUserland(filepath.Join(dir, filepath.FromSlash(a.Name)), func(f squashfs.File) error {
+		text := fmt.Sprintf("%04o %d:%d", f.Mode, f.UID, f.GID)
+		switch f.Type {
+		case initramfs.Symlink:
+			text = "-> " + f.Target
+		case initramfs.Dir:
+			text += " folder"
+		case initramfs.File:
+			sum, err := hashReader(f.Content)
+			if err != nil {
+				return err
+			}
+			text = fmt.Sprintf("%s %d bytes %s", text, f.Size, sum.SHA256[:12])
+		}
+		if f.Path != "." {
+			out["/"+f.Path] = text
+		}
+		return nil
+	})
+}
+
+// readUserland calls fn for every path of a squashfs.
+func readUserland(name string, fn func(squashfs.File) error) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return squashfs.Read(f, info.Size(), fn)
 }
 
 // fileText says in one line what a path is.
@@ -84,12 +132,13 @@ type ImageDiff struct {
 	Commands   []Change `json:"commands"`
 	Artifacts  []Change `json:"artifacts"`
 	// Files is nil where one of the images is known by its manifest only.
-	Files []Change `json:"files"`
+	Files    []Change `json:"files"`
+	Userland []Change `json:"userland"` // likewise
 }
 
 // Empty says whether nothing differs.
 func (d *ImageDiff) Empty() bool {
-	return len(d.Image)+len(d.Parameters)+len(d.Packages)+len(d.Modules)+len(d.Commands)+len(d.Artifacts)+len(d.Files) == 0
+	return len(d.Image)+len(d.Parameters)+len(d.Packages)+len(d.Modules)+len(d.Commands)+len(d.Artifacts)+len(d.Files)+len(d.Userland) == 0
 }
 
 // DiffImages compares two images.
@@ -110,7 +159,7 @@ func DiffImages(a, b Contents) *ImageDiff {
 			mapOf(m.Artifacts, artifactText), mapOf(n.Artifacts, artifactText)),
 	}
 	if a.Files != nil && b.Files != nil {
-		d.Files = changes(a.Files, b.Files)
+		d.Files, d.Userland = changes(a.Files, b.Files), changes(a.Userland, b.Userland)
 	}
 	return d
 }

@@ -27,6 +27,9 @@ const userlandFormat = 1
 // larger one is smaller as a whole, and costs a node more for the first byte of a file.
 const userlandBlock = 256 << 10
 
+// userlandName is the file of the artifact.
+const userlandName = "userland.sqfs"
+
 // userlandInputs is what the userland step depends on.
 type userlandInputs struct {
 	Format   int
@@ -47,19 +50,13 @@ type userlandFiles struct {
 
 func (u userlandFiles) blobs() []deb.FileHash { return []deb.FileHash{u.Image} }
 
-// memoryBeside is what a node needs beside the userland that it holds: kernel,
-// initramfs and agent, and what of the userland is in use.
-const memoryBeside = 224 << 20
-
-// leastMemory is that of a node that can hold u, in MiB and rounded up to 32.
-func (u userlandFiles) leastMemory() int64 {
-	const step = 32 << 20
-	return (memoryBeside + u.Image.Size + step - 1) / step * step >> 20
+func (u userlandFiles) artifact() images.Artifact {
+	return images.Artifact{Kind: images.KindUserland, Name: userlandName, Size: u.Image.Size, SHA256: u.Image.SHA256, ChunksSHA256: u.Chunks}
 }
 
 func (u userlandFiles) summary() string {
 	return fmt.Sprintf("%d packages, %.1f MB (%.0f MB unpacked), nodes from %d MiB",
-		u.Packages, float64(u.Image.Size)/1e6, float64(u.Bytes)/1e6, u.leastMemory())
+		u.Packages, float64(u.Image.Size)/1e6, float64(u.Bytes)/1e6, images.UserlandMemoryMiB(u.Image.Size))
 }
 
 // userlandStep unpacks the packages of the userland and packs what tasks shall see of them.

@@ -2,6 +2,8 @@ package builder
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"muster/builder/deb/debtest"
+	"muster/builder/squashfs"
 	"muster/images"
 	"muster/internal/need"
 )
@@ -214,5 +217,118 @@ func TestRealUserland(t *testing.T) {
 	want := "42\n42\n42\n42\n42\n42\n42\nsh\nVersion: 4.1.1\nroot\n65534\n/usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt: OK\nlibs found in cache `/etc/ld.so.cache'\n1\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("programs say (-want +got):\n%s", diff)
+	}
+}
+
+// The initramfs says which userland the node shall fetch, as the manifest has it, and
+// verify compares both.
+func TestUserlandIsNamed(t *testing.T) {
+	cfg := testConfig(t, userlandArchive(t), testDefinition+packageList)
+	m := mustBuild(t, cfg)
+	art, _ := m.File(images.KindUserland)
+	var got images.Userland
+	if err := json.Unmarshal(records(t, cfg.Out)["etc/muster/userland.json"].Data, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := images.Userland{SHA256: art.SHA256, Size: art.Size, MemoryMiB: 256, Chunk: 1 << 20, Chunks: art.ChunksSHA256}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("userland.json (-want +got):\n%s", diff)
+	}
+	checked, err := Verify(cfg.Out)
+	if err != nil || !slices.ContainsFunc(checked, func(c Checked) bool { return c.What == "userland, squashfs, 17 files, nodes from 256 MiB" }) {
+		t.Errorf("verify says %+v, %v", checked, err)
+	}
+	if _, ok := records(t, mustOut(t, testDefinition))["etc/muster/userland.json"]; ok {
+		t.Error("an image without a userland names one")
+	}
+}
+
+func mustOut(t *testing.T, definition string) string {
+	t.Helper()
+	cfg := testConfig(t, userlandArchive(t), definition)
+	mustBuild(t, cfg)
+	return cfg.Out
+}
+
+func TestSameUserland(t *testing.T) {
+	sum := strings.Repeat("a", 64)
+	with := &images.Manifest{Artifacts: []images.Artifact{{Kind: images.KindUserland, Size: 3, SHA256: sum, ChunksSHA256: []string{sum}}}}
+	good := `{"sha256":"` + sum + `","size":3,"memory_mib":256,"chunk":1048576,"chunks":["` + sum + `"]}`
+	for _, c := range []struct {
+		text string
+		m    *images.Manifest
+		want string
+	}{
+		{good, with, ""},
+		{"", &images.Manifest{}, ""},
+		{"", with, "does not say which userland"},
+		{good, &images.Manifest{}, "the manifest has none"},
+		{"{", with, "cannot be read"},
+		{strings.Replace(good, `"size":3`, `"size":4`, 1), with, "with 4 bytes in 1 pieces, the manifest has"},
+		{strings.Replace(good, `["`, `["b`, 1), with, "in 1 pieces"},
+	} {
+		var text []byte
+		if c.text != "" {
+			text = []byte(c.text)
+		}
+		if err := sameUserland(text, c.m); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", c.text, err, c.want)
+		}
+	}
+}
+
+// A userland in which a bit was flipped is found by its hash; verify also reads it, so
+// that one that was made wrong is found.
+func TestVerifyUserland(t *testing.T) {
+	cfg := testConfig(t, userlandArchive(t), testDefinition+packageList)
+	m := mustBuild(t, cfg)
+	name := filepath.Join(cfg.Out, "userland.sqfs")
+	flipBit(t, name)
+	if _, err := Verify(cfg.Out); err == nil || !strings.Contains(err.Error(), "userland.sqfs: its SHA-256 is") {
+		t.Errorf("verify of a damaged userland: %v", err)
+	}
+	art, _ := m.File(images.KindUserland)
+	if _, err := verifyUserland(name, art); err == nil || !strings.Contains(err.Error(), "the SHA-256 of its piece 0 is") {
+		t.Errorf("a piece that differs: %v", err)
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(data[96:]) // all but the superblock
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	art.ChunksSHA256 = []string{hashBytes(data)}
+	if _, err := verifyUserland(name, art); !errors.Is(err, squashfs.ErrDamaged) {
+		t.Errorf("zeros for a squashfs: %v", err)
+	}
+}
+
+func TestDiffUserlands(t *testing.T) {
+	read := func(definition string) Contents {
+		t.Helper()
+		c, err := ReadContents(mustOut(t, definition))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	small, large := read(testDefinition+"\npackages: [gawk]\n"), read(testDefinition+packageList)
+	files := make(map[string]Change)
+	for _, c := range DiffImages(small, large).Userland {
+		files[c.Name] = c
+	}
+	if c := files["/usr/bin/tool"]; c.Old != "" || c.New != "0644 0:0 4 bytes "+hashBytes([]byte("tool"))[:12] {
+		t.Errorf("/usr/bin/tool is %+v", c)
+	}
+	if c := files["/usr/bin/igawk"]; c.Old == "" || c.New == "" {
+		t.Errorf("/usr/bin/igawk is %+v", c)
+	}
+	if c, ok := files["/usr/bin/awk"]; ok {
+		t.Errorf("/usr/bin/awk is %+v", c)
+	}
+	if all := DiffImages(read(testDefinition), large).Userland; len(all) != len(large.Userland) {
+		t.Errorf("of %d paths %d are new where there was no userland", len(large.Userland), len(all))
 	}
 }

@@ -8,9 +8,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"muster/builder/hybrid"
+	"muster/builder/squashfs"
 	"muster/images"
 	"muster/initramfs"
 )
@@ -118,6 +120,10 @@ func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked,
 		if err = sameHash(name, a); err == nil {
 			c.What, err = verifyInitramfs(name, m)
 		}
+	case images.KindUserland:
+		if err = sameHash(name, a); err == nil {
+			c.What, err = verifyUserland(name, a)
+		}
 	case images.KindKernel:
 		c.What = "kernel " + m.Kernel
 		err = sameHash(name, a)
@@ -159,15 +165,76 @@ func verifyInitramfs(name string, m *images.Manifest) (string, error) {
 		return "", err
 	}
 	id := ""
+	var userland []byte
 	for _, r := range a.Records {
-		if r.Path == "etc/muster/image" {
+		switch "/" + r.Path {
+		case "/etc/muster/image":
 			id = strings.TrimSpace(string(r.Data))
+		case images.UserlandFile:
+			userland = r.Data
 		}
 	}
 	if id != m.ID {
 		return "", fmt.Errorf("it is of image %q, the manifest is of %s", id, m.ID)
 	}
+	if err := sameUserland(userland, m); err != nil {
+		return "", err
+	}
 	return fmt.Sprintf("initramfs, %d files", len(a.Records)), nil
+}
+
+// sameUserland compares what an initramfs says of the userland with the manifest. text is nil
+// where it says nothing.
+func sameUserland(text []byte, m *images.Manifest) error {
+	want, has := m.Userland()
+	switch {
+	case text == nil && has:
+		return fmt.Errorf("it does not say which userland belongs to it: %s is missing", images.UserlandFile)
+	case text == nil:
+		return nil
+	case !has:
+		return fmt.Errorf("its %s is of a userland, and the manifest has none", images.UserlandFile)
+	}
+	var got images.Userland
+	if err := json.Unmarshal(text, &got); err != nil {
+		return fmt.Errorf("its %s cannot be read: %w", images.UserlandFile, err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("its %s is of the userland %s with %d bytes in %d pieces, the manifest has %s with %d in %d",
+			images.UserlandFile, got.SHA256, got.Size, len(got.Chunks), want.SHA256, want.Size, len(want.Chunks))
+	}
+	return nil
+}
+
+// verifyUserland compares the pieces of a userland with their hashes and reads every file of it.
+func verifyUserland(name string, a images.Artifact) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	chunks, err := chunkHashes(f)
+	if err != nil {
+		return "", err
+	}
+	for i, sum := range chunks {
+		if sum != a.ChunksSHA256[i] {
+			return "", fmt.Errorf("the SHA-256 of its piece %d is %s, the manifest says %s", i, sum, a.ChunksSHA256[i])
+		}
+	}
+	files := 0
+	err = readUserland(name, func(f squashfs.File) error {
+		if f.Content == nil {
+			return nil
+		}
+		files++
+		n, err := io.Copy(io.Discard, f.Content)
+		if err == nil && n != f.Size {
+			err = fmt.Errorf("/%s has %d bytes and says %d", f.Path, n, f.Size)
+		}
+		return err
+	})
+	return fmt.Sprintf("userland, squashfs, %d files, nodes from %d MiB", files, a.Userland().MemoryMiB), err
 }
 
 // verifyISO checks a medium with the manifest beside it. Where its hash differs, the medium's

@@ -31,9 +31,7 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, u userlan
 		},
 	}
 	if u.Packages > 0 {
-		m.Artifacts = append(m.Artifacts, images.Artifact{
-			Kind: images.KindUserland, Name: "userland.sqfs", Size: u.Image.Size, SHA256: u.Image.SHA256, ChunksSHA256: u.Chunks,
-		})
+		m.Artifacts = append(m.Artifacts, u.artifact())
 	}
 	for _, x := range l.Loaders {
 		m.Artifacts = append(m.Artifacts, images.Artifact{

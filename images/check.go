@@ -160,7 +160,7 @@ func checkGoCommand(c string) error {
 // ends in a slash covers everything below it.
 var reserved = []string{
 	"/init", "/sbin/modprobe", "/bin/bb", "/modules.sqfs", "/lib/modules/", "/usr/lib/muster/", "/dev/", "/proc/", "/sys/", "/run/",
-	"/etc/muster/image", "/etc/muster/runtime", "/etc/muster/early", "/etc/muster/files", "/etc/muster/site.json",
+	"/etc/muster/image", "/etc/muster/runtime", "/etc/muster/early", "/etc/muster/files", "/etc/muster/site.json", UserlandFile,
 }
 
 func checkFile(f *File) error {

@@ -215,7 +215,7 @@ func TestFromErrors(t *testing.T) {
 		filepath.Join(dir, "self.yaml"):   "definitions inherit in a circle",
 		filepath.Join(dir, "orphan.yaml"): "nosuch.yaml: no such file or directory",
 		filepath.Join(dir, "typo.yaml"):   `(did you mean "compute"?)`,
-		"nosuch":                          `definition "nosuch" is not one of those that muster has (compute, compute-vm); a file is named with a slash or by its ending, ./nosuch.yaml`,
+		"nosuch":                          `definition "nosuch" is not one of those that muster has (compute, compute-vm, mini); a file is named with a slash or by its ending, ./nosuch.yaml`,
 		"./nosuch.yaml":                   "reading image definition: open nosuch.yaml: no such file or directory",
 	} {
 		if _, err := Load(ref); !strings.Contains(errorText(err), want) {

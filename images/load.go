@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-//go:embed compute.yaml compute-vm.yaml
+//go:embed compute.yaml compute-vm.yaml mini.yaml
 var shipped embed.FS
 
 // Limits of what is read: a definition is text, and its files are held in
@@ -24,7 +24,7 @@ const (
 )
 
 // Shipped returns the names of the definitions that are built in.
-func Shipped() []string { return []string{"compute", "compute-vm"} }
+func Shipped() []string { return []string{"compute", "compute-vm", "mini"} }
 
 // Load reads a definition with everything it inherits from, and checks it.
 //

@@ -76,6 +76,7 @@ func writeImageDiff(w io.Writer, d *builder.ImageDiff) error {
 		{"command", d.Commands},
 		{"artifact", d.Artifacts},
 		{"file", d.Files},
+		{"userland", d.Userland},
 	} {
 		for _, c := range part.all {
 			t.add(part.what, c.Name, orDash(c.Old), orDash(c.New))
