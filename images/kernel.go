@@ -111,8 +111,20 @@ func (k *Kernel) read() error {
 	if err != nil {
 		return fmt.Errorf("kernel: modules: %w", err)
 	}
-	k.Hashes = append(k.Hashes, tree.SHA256)
+	k.Hashes = append(k.Hashes, ModulesHash(tree.Entries))
 	return nil
+}
+
+// ModulesHash is the hash of the files of a tree with modules: make modules_install adds
+// links to where the kernel was compiled, which have no influence.
+func ModulesHash(entries []TreeEntry) string {
+	var files []TreeEntry
+	for _, e := range entries {
+		if e.Kind == TreeFile {
+			files = append(files, TreeEntry{Path: e.Path, Kind: e.Kind, Size: e.Size, SHA256: e.SHA256})
+		}
+	}
+	return TreeHash(files)
 }
 
 func hashFile(name string) (string, error) {

@@ -253,7 +253,6 @@ func (f *File) orderTree() error {
 	for _, e := range f.Entries {
 		kinds[e.Path] = e.Kind
 	}
-	h := sha256.New()
 	for _, e := range f.Entries {
 		if e.Kind == TreeHardLink && kinds[e.Link] != TreeFile {
 			return fmt.Errorf("%s: %q is a hard link to %q, which is no file of it", f.origin(), e.Path, e.Link)
@@ -263,16 +262,20 @@ func (f *File) orderTree() error {
 				return fmt.Errorf("%s: %q is below %q, which is a %s", f.origin(), e.Path, dir, kind)
 			}
 		}
-		hashEntry(h, e)
 	}
-	f.SHA256 = hex.EncodeToString(h.Sum(nil))
+	f.SHA256 = TreeHash(f.Entries)
 	return nil
 }
 
-// hashEntry adds an entry to the hash of its tree. Quoting keeps every name apart from
-// every other, whatever bytes it has.
-func hashEntry(h io.Writer, e TreeEntry) {
-	fmt.Fprintf(h, "%q %s %o %d %q %s\n", e.Path, e.Kind, e.Mode, e.Size, e.Link, e.SHA256)
+// TreeHash is the hash of a tree with these entries, in whatever order.
+func TreeHash(entries []TreeEntry) string {
+	sorted := slices.SortedFunc(slices.Values(entries), func(a, b TreeEntry) int { return strings.Compare(a.Path, b.Path) })
+	h := sha256.New()
+	for _, e := range sorted {
+		// Quoting keeps every name apart from every other, whatever bytes it has.
+		fmt.Fprintf(h, "%q %s %o %d %q %s\n", e.Path, e.Kind, e.Mode, e.Size, e.Link, e.SHA256)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // digest hashes a file of a known size, and looks for private keys in a small one.
