@@ -27,7 +27,12 @@ func (f initramfsFile) blobs() []deb.FileHash { return []deb.FileHash{f.File} }
 // ID alone.
 func initramfsStep(ctx context.Context, cfg Config, c *cache, ids ids, k kernelFiles, u userlandFiles, commands []goCommand, mtime time.Time) (initramfsFile, bool, error) {
 	return runStep(ctx, c, "initramfs", ids, func() (initramfsFile, error) {
-		t, err := assemble(cfg, c, ids, k, u, commands, mtime)
+		own, err := newSpool(c, "files")
+		if err != nil {
+			return initramfsFile{}, err
+		}
+		defer own.close()
+		t, err := assemble(cfg, c, own, ids, k, u, commands, mtime)
 		if err != nil {
 			return initramfsFile{}, fmt.Errorf("assembling initramfs: %w", err)
 		}
@@ -58,15 +63,16 @@ func (c *contextWriter) Write(p []byte) (int, error) {
 }
 
 // assemble makes the tree that docs/initramfs.md describes.
-func assemble(cfg Config, c *cache, ids ids, k kernelFiles, u userlandFiles, commands []goCommand, mtime time.Time) (*initramfs.Tree, error) {
+func assemble(cfg Config, c *cache, own *spool, ids ids, k kernelFiles, u userlandFiles, commands []goCommand, mtime time.Time) (*initramfs.Tree, error) {
 	t := initramfs.NewTree(mtime)
 	err := errors.Join(
 		addFolders(t, k.Release),
 		addPrograms(t, cfg, commands),
 		addBlobs(t, c, k),
-		addTexts(t, ids, k),
+		addTexts(t, cfg.Definition, ids, k),
 		addUserland(t, u),
-		addFiles(t, cfg.Definition),
+		addSetup(t, cfg.Definition),
+		addFiles(t, own, cfg.Definition),
 	)
 	if err != nil {
 		return nil, err
@@ -140,10 +146,11 @@ const (
 	group  = "root:x:0:\nnogroup:x:65534:\n"
 )
 
-func addTexts(t *initramfs.Tree, ids ids, k kernelFiles) error {
+func addTexts(t *initramfs.Tree, d *images.Definition, ids ids, k kernelFiles) error {
 	var early strings.Builder
 	for _, m := range k.Early {
-		early.WriteString(earlyPath(k.Release, m.Name) + "\n")
+		line := earlyPath(k.Release, m.Name) + " " + optionsOf(d.Modules.Options, m.Name)
+		early.WriteString(strings.TrimSpace(line) + "\n")
 	}
 	var errs []error
 	for name, text := range map[string]string{
@@ -168,20 +175,36 @@ func addUserland(t *initramfs.Tree, u userlandFiles) error {
 	return t.AddBytes(strings.TrimPrefix(images.UserlandFile, "/"), 0o644, append(text, '\n'), "muster")
 }
 
-// addFiles adds the files of the definition, and passwd and group where it
-// does not bring its own.
-func addFiles(t *initramfs.Tree, d *images.Definition) error {
-	var errs []error
-	for _, f := range d.Files {
-		errs = append(errs, asInput(t.Add(initramfs.Entry{
-			Path: f.Path, Type: initramfs.File, Mode: uint32(f.Mode), UID: f.Owner.UID, GID: f.Owner.GID,
-			Data: f.Data, Source: "definition " + d.Name,
-		})))
+// addFiles adds what the definition brings, and passwd and group where it does not bring
+// its own.
+func addFiles(t *initramfs.Tree, own *spool, d *images.Definition) error {
+	f := &filler{tree: t, place: images.InInitramfs, store: own.store}
+	if err := f.addFilesOf(d); err != nil {
+		return err
 	}
-	for name, text := range map[string]string{"etc/passwd": passwd, "etc/group": group} {
-		if t.Lookup(name) == nil {
-			errs = append(errs, t.AddBytes(name, 0o644, []byte(text), "muster"))
-		}
+	all, err := accounts{passwd, group}.with(d, "every image", nil)
+	if err != nil {
+		return err
+	}
+	// With a userland, that has the groups of packages too.
+	if all, err = all.joined(d, !d.HasUserland()); err != nil {
+		return err
+	}
+	return addAccounts(t, d, all, "muster")
+}
+
+// addSetup adds what nodes do beside joining, and the parameters of modules.
+func addSetup(t *initramfs.Tree, d *images.Definition) error {
+	var errs []error
+	if n := d.Node(); !n.IsEmpty() {
+		errs = append(errs, t.AddBytes(images.NodeFile[1:], 0o644, n.JSON(), "muster"))
+	}
+	var conf strings.Builder
+	for _, name := range sortedKeys(d.Modules.Options) {
+		fmt.Fprintf(&conf, "options %s %s\n", name, d.Modules.Options[name])
+	}
+	if conf.Len() > 0 {
+		errs = append(errs, t.AddBytes(images.ModprobeFile[1:], 0o644, []byte(conf.String()), "muster"))
 	}
 	return errors.Join(errs...)
 }

@@ -21,7 +21,7 @@ import (
 
 // kernelInputs is what the kernel step depends on.
 type kernelInputs struct {
-	Kernel   []string // SHA-256 of packages
+	Kernel   []string // SHA-256 of packages, or of the definition's own files
 	Firmware []string
 	Modules  images.Modules
 	Time     time.Time
@@ -59,7 +59,7 @@ func (k kernelFiles) blobs() []deb.FileHash {
 // has.
 func kernelStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock) (kernelFiles, bool, error) {
 	in := kernelInputs{
-		Kernel: hashesOf(lock.ByRole(images.RoleKernel)), Firmware: hashesOf(lock.ByRole(images.RoleFirmware)),
+		Kernel: slices.Concat(hashesOf(lock.ByRole(images.RoleKernel)), cfg.Definition.Kernel.Hashes), Firmware: hashesOf(lock.ByRole(images.RoleFirmware)),
 		Modules: cfg.Definition.Modules, Time: imageTime(cfg, lock), Fast: cfg.Fast,
 	}
 	return runStep(ctx, c, "kernel", in, func() (kernelFiles, error) {
@@ -72,7 +72,7 @@ func kernelStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, l
 			return kernelFiles{}, err
 		}
 		cfg.Progress(Event{Step: StepKernel, Detail: "unpacking"})
-		pkg, err := readKernel(ctx, kernel)
+		pkg, err := kernelOf(ctx, cfg, kernel)
 		if err != nil {
 			return kernelFiles{}, err
 		}
@@ -248,8 +248,11 @@ func packageNames(packages []fetched) string {
 // packKernel chooses modules and firmware and writes them to the cache.
 func packKernel(ctx context.Context, cfg Config, c *cache, in kernelInputs, k *kernelPackage, firmware []fetched) (kernelFiles, error) {
 	sel, err := selectModules(ctx, k, in.Modules)
+	if err == nil {
+		err = checkOptions(ctx, k, sel, in.Modules.Options)
+	}
 	if err != nil {
-		return kernelFiles{}, fmt.Errorf("kernel %s: %w", k.release, err)
+		return kernelFiles{}, fmt.Errorf("kernel %s: %w", k.release, placed(err, cfg.Definition))
 	}
 	early, err := earlyModules(sel.set.Index)
 	if err != nil {

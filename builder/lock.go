@@ -136,11 +136,13 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 			}
 		}
 	}
-	kernel, err := resolveKernel(index, d.Kernel.Package)
-	if err != nil {
-		return nil, err
+	if !d.Kernel.Own() {
+		kernel, err := resolveKernel(index, d.Kernel.Package)
+		if err != nil {
+			return nil, err
+		}
+		take(images.RoleKernel, kernel...)
 	}
-	take(images.RoleKernel, kernel...)
 	loader, err := index.Latest(loaderPackage)
 	if err != nil {
 		return nil, fmt.Errorf("network boot programs: %w", err)

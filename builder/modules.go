@@ -51,11 +51,7 @@ func selectModules(ctx context.Context, k *kernelPackage, want images.Modules) (
 	for p := range k.modules {
 		paths[kmod.Name(p)] = p
 	}
-	builtin := make(map[string]bool)
-	for line := range strings.Lines(string(k.texts["modules.builtin"])) {
-		builtin[kmod.Name(strings.TrimSpace(line))] = true
-	}
-	next, err := seeds(paths, builtin, want)
+	next, err := seeds(paths, builtinModules(k), want)
 	if err != nil {
 		return nil, err
 	}
@@ -148,11 +144,7 @@ func seeds(paths map[string]string, builtin map[string]bool, want images.Modules
 			chosen[n] = true
 		case !builtin[n]:
 			near := images.Nearest(n, slices.Collect(maps.Keys(paths)), 3)
-			err := inputErrorf("there is no module %s", name)
-			if len(near) > 0 {
-				err = fmt.Errorf("%w; like it are: %s", err, strings.Join(near, ", "))
-			}
-			errs = append(errs, err)
+			errs = append(errs, inputError{&moduleError{key: "modules.names", name: name, text: "there is no module " + name, hint: nearText(near)}})
 		}
 	}
 	return sortedKeys(chosen), errors.Join(errs...)

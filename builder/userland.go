@@ -37,6 +37,7 @@ type userlandInputs struct {
 	Init     string
 	Time     time.Time
 	Fast     bool
+	Own      string `json:",omitempty"` // what the definition itself brings, see ownInUserland
 }
 
 // userlandFiles is the file system that tasks see. The zero value is none.
@@ -67,7 +68,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 	}
 	in := userlandInputs{
 		Format: userlandFormat, Packages: hashesOf(packages), Init: hashBytes(cfg.Init),
-		Time: imageTime(cfg, lock), Fast: cfg.Fast,
+		Time: imageTime(cfg, lock), Fast: cfg.Fast, Own: ownInUserland(cfg.Definition),
 	}
 	u, cached, err := runStep(ctx, c, "userland", in, func() (userlandFiles, error) {
 		files, err := fetchAll(ctx, cfg, client, packages)
@@ -90,6 +91,7 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pa
 	defer os.Remove(spool.Name())
 	defer spool.Close()
 	r := newRoot(mtime, spool)
+	r.definition = cfg.Definition
 	// base-files says how the folders are that all others put something in.
 	slices.SortStableFunc(packages, func(a, b fetched) int { return baseFirst(a) - baseFirst(b) })
 	for i, p := range packages {
@@ -97,6 +99,9 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pa
 		if err := r.unpack(ctx, p); err != nil {
 			return userlandFiles{}, err
 		}
+	}
+	if err := r.addOwn(); err != nil {
+		return userlandFiles{}, err
 	}
 	if err := r.finish(cfg.Init); err != nil {
 		return userlandFiles{}, err
@@ -153,6 +158,8 @@ type root struct {
 	contents map[string]*io.SectionReader
 	owners   map[string]*installed // by path
 	scripts  []string              // postinst of all packages, in the order of unpacking
+	// definition brings files, users and groups of its own.
+	definition *images.Definition
 }
 
 // installed is a package that was unpacked.
@@ -163,7 +170,7 @@ type installed struct {
 }
 
 func newRoot(mtime time.Time, spool *os.File) *root {
-	return &root{tree: initramfs.NewTree(mtime), spool: spool, contents: make(map[string]*io.SectionReader), owners: make(map[string]*installed)}
+	return &root{tree: initramfs.NewTree(mtime), spool: spool, contents: make(map[string]*io.SectionReader), owners: make(map[string]*installed), definition: &images.Definition{}}
 }
 
 // leftOut are folders whose content no program of a task needs: manuals, translations and

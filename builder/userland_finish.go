@@ -157,12 +157,13 @@ func (r *root) addUsers() error {
 	if err != nil {
 		return err
 	}
+	from := "package base-passwd"
 	if users == "" {
-		users, groups = passwd, group
+		users, groups, from = passwd, group, "every image"
 	}
-	users = strings.ReplaceAll(users, ":*:", ":x:")
-	groups = strings.ReplaceAll(groups, ":*:", ":x:")
+	all := accounts{strings.ReplaceAll(users, ":*:", ":x:"), strings.ReplaceAll(groups, ":*:", ":x:")}
 	var lines []string
+	var declarations []sysusersLine
 	for e := range r.tree.All() {
 		if path.Dir(e.Path) != "usr/lib/sysusers.d" || path.Ext(e.Path) != ".conf" {
 			continue
@@ -172,15 +173,16 @@ func (r *root) addUsers() error {
 			return err
 		}
 		lines = append(lines, strings.Split(text, "\n")...)
+		declarations = append(declarations, sysusersLines(text, e.Source)...)
 	}
-	users, groups = declared(users, groups, lines)
-	var errs []error
-	for name, text := range map[string]string{"etc/passwd": users, "etc/group": groups} {
-		if r.absent(name) {
-			errs = append(errs, r.tree.AddBytes(name, 0o644, []byte(text), "base-passwd"))
-		}
+	if all, err = all.with(r.definition, from, declarations); err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	all.passwd, all.group = declared(all.passwd, all.group, lines)
+	if all, err = all.joined(r.definition, true); err != nil {
+		return err
+	}
+	return errors.Join(addAccounts(r.tree, r.definition, all, "base-passwd"), addHomes(r.tree, r.definition))
 }
 
 // declared adds the users and groups of sysusers.d lines.

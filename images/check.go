@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,7 +40,7 @@ func (d *Definition) Check() error {
 	add(checkSuite(d.Suite))
 	add(checkMirror(d.Mirror))
 	add(checkKernel(d.Kernel))
-	add(checkModules(d.Modules))
+	add(checkModules(d))
 	for _, g := range d.Firmware {
 		add(checkGroup("firmware", g, groupNames(FirmwareGroups(), func(g FirmwareGroup) string { return g.Name })))
 	}
@@ -55,18 +54,10 @@ func (d *Definition) Check() error {
 	}
 	add(checkMedia(d.Media))
 	add(d.Site.Check())
-	seen := make(map[string]bool)
-	for i := range d.Files {
-		f := &d.Files[i]
-		if f.Mode == 0 {
-			f.Mode = defaultMode
-		}
-		add(checkFile(f))
-		if seen[f.Path] {
-			add(fmt.Errorf("files: %s is there twice", f.Path))
-		}
-		seen[f.Path] = true
-	}
+	add(d.checkFiles())
+	add(checkAccounts(d))
+	add(checkSysctls(d.Sysctls))
+	add(checkServices(d))
 	return errors.Join(errs...)
 }
 
@@ -107,29 +98,33 @@ func checkMirror(mirror string) error {
 	return nil
 }
 
-func checkKernel(k Kernel) error {
-	switch {
-	case k.Package == "":
-		return errors.New("kernel: package is missing, such as linux-image-amd64, or inherit it with from: compute")
-	case !packageRE.MatchString(k.Package):
-		return fmt.Errorf("kernel: package %q cannot be the name of a Debian package", k.Package)
-	case len(k.Cmdline) > maxCmdline:
-		return fmt.Errorf("kernel: cmdline has %d bytes; at most %d leave room for what is added when a machine boots", len(k.Cmdline), maxCmdline)
-	case strings.ContainsFunc(k.Cmdline, func(r rune) bool { return r < ' ' || r > '~' }):
-		return errors.New("kernel: cmdline has characters other than printable ASCII")
-	}
-	return nil
-}
-
-func checkModules(m Modules) error {
+func checkModules(d *Definition) error {
 	var errs []error
 	groups := groupNames(ModuleGroups(), func(g ModuleGroup) string { return g.Name })
-	for _, g := range m.Groups {
+	for _, g := range d.Modules.Groups {
 		errs = append(errs, checkGroup("modules: groups", g, groups))
 	}
-	for _, name := range m.Names {
+	for _, name := range d.Modules.Names {
 		if !moduleRE.MatchString(name) {
-			errs = append(errs, fmt.Errorf("modules: names: %q cannot be the name of a kernel module", name))
+			errs = append(errs, fmt.Errorf("modules: names: %q cannot be the name of a kernel module%s", name, d.Where("modules.names", name)))
+		}
+	}
+	return errors.Join(append(errs, checkOptions(d))...)
+}
+
+// checkOptions looks for what modprobe.d(5) would read otherwise.
+func checkOptions(d *Definition) error {
+	var errs []error
+	for _, name := range sortedKeys(d.Modules.Options) {
+		text := d.Modules.Options[name]
+		label := fmt.Sprintf("modules: options: %s%s", name, d.Where("modules.options", name))
+		switch {
+		case !moduleRE.MatchString(name):
+			errs = append(errs, fmt.Errorf("%s: cannot be the name of a kernel module", label))
+		case strings.TrimSpace(text) == "":
+			errs = append(errs, fmt.Errorf("%s: has no parameters; they are like InterruptThrottleRate=1", label))
+		case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' || r == '\\' }):
+			errs = append(errs, fmt.Errorf("%s: %q has characters other than printable ASCII, or a backslash", label, text))
 		}
 	}
 	return errors.Join(errs...)
@@ -152,28 +147,6 @@ func checkGoCommand(c string) error {
 	pkg, version, ok := strings.Cut(c, "@")
 	if !ok || version == "" || version == "latest" || pkg == "" {
 		return fmt.Errorf("go-commands: %s needs a version (%s@v1.2.3), or is a folder and begins with ./ or /", c, strings.TrimSuffix(pkg, "@"))
-	}
-	return nil
-}
-
-// reserved are the places of an initramfs that belong to muster. A path that
-// ends in a slash covers everything below it.
-var reserved = []string{
-	"/init", "/sbin/modprobe", "/bin/bb", "/modules.sqfs", "/lib/modules/", "/usr/lib/muster/", "/dev/", "/proc/", "/sys/", "/run/",
-	"/etc/muster/image", "/etc/muster/runtime", "/etc/muster/early", "/etc/muster/files", "/etc/muster/site.json", UserlandFile,
-}
-
-func checkFile(f *File) error {
-	if !strings.HasPrefix(f.Path, "/") || f.Path != path.Clean(f.Path) || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
-		return fmt.Errorf("files: path %q has to be absolute and without . or .. in it", f.Path)
-	}
-	for _, r := range reserved {
-		if f.Path == strings.TrimSuffix(r, "/") || strings.HasSuffix(r, "/") && strings.HasPrefix(f.Path, r) {
-			return fmt.Errorf("files: %s belongs to muster (docs/initramfs.md)", f.Path)
-		}
-	}
-	if kind := privateKey(f.Data); kind != "" && !f.Public {
-		return fmt.Errorf("files: %s holds %s: everybody on the boot network can fetch an image; leave it out, or say public: true at this file if that is meant", f.Path, kind)
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 // The JSON form is what image IDs are made of: it holds the contents of
 // files by hash and nothing of the folder that the definition was read from.
 type Definition struct {
+	Schema int `yaml:"schema" json:"-"` // of the text, see [DefinitionSchema]; 0: the oldest that has all its keys
+
 	Name string `yaml:"name" json:"name"`
 	From string `yaml:"from" json:"-"`
 
@@ -33,15 +35,18 @@ type Definition struct {
 	Files      []File   `yaml:"files" json:"files,omitempty"`
 	Packages   []string `yaml:"packages" json:"packages,omitempty"` // of the userland
 
+	Groups   []Group           `yaml:"groups" json:"groups,omitempty"`
+	Users    []User            `yaml:"users" json:"users,omitempty"`
+	Sysctls  map[string]Sysctl `yaml:"sysctls" json:"sysctls,omitempty"`   // by name with dots, after [Load]
+	Services []Service         `yaml:"services" json:"services,omitempty"` // in the order of starting
+
 	// Neither has an influence on the image itself.
 	Media []string `yaml:"media" json:"-"` // see [Media]; nil: all that can be made
 	Site  Site     `yaml:"site" json:"-"`
-}
 
-// Kernel says which kernel an image has and how it is started.
-type Kernel struct {
-	Package string `yaml:"package" json:"package"` // a meta package, or one kernel exactly
-	Cmdline string `yaml:"cmdline" json:"cmdline"`
+	// At says where the definition names what has no place for it: FILE:LINE:COLUMN by
+	// "modules.names: X" and the like.
+	At map[string]string `yaml:"-" json:"-"`
 }
 
 // Modules says which kernel modules a machine needs until it has joined. What
@@ -49,23 +54,37 @@ type Kernel struct {
 type Modules struct {
 	Groups []string `yaml:"groups" json:"groups,omitempty"` // see [ModuleGroups]
 	Names  []string `yaml:"names" json:"names,omitempty"`   // modules by name
+	// Options are parameters by module, separated by spaces: "InterruptThrottleRate=1".
+	Options map[string]string `yaml:"options" json:"options,omitempty"`
 }
 
-// File is a file that a definition adds to the initramfs.
+// File is a file that a definition adds to an image, or a tree of files: exactly one of
+// Path, From and Tar is given.
 type File struct {
 	Path    string `yaml:"path" json:"path"`
 	Content string `yaml:"content" json:"-"`
 	Source  string `yaml:"source" json:"-"` // file of the host, relative to the definition
-	Mode    Mode   `yaml:"mode" json:"mode"`
-	Owner   Owner  `yaml:"owner" json:"owner"`
+
+	From string `yaml:"from" json:"-"`          // folder of the host, relative to the definition
+	Tar  string `yaml:"tar" json:"-"`           // archive, plain or packed by gzip, xz, zstd or bzip2
+	To   string `yaml:"to" json:"to,omitempty"` // folder of the image that From or Tar is put into
+
+	In      Place `yaml:"in" json:"in,omitempty"`           // "": see [Definition.PlacesOf]
+	Replace bool  `yaml:"replace" json:"replace,omitempty"` // of what else is at its path
+	Mode    Mode  `yaml:"mode" json:"mode"`
+	Owner   Owner `yaml:"owner" json:"owner"`
 	// Public says that a private key in this file is meant to be readable by
 	// everybody on the boot network.
 	Public bool `yaml:"public" json:"-"`
 
 	// Data is the content, from Content or Source, after [Load].
 	Data []byte `yaml:"-" json:"-"`
-	// SHA256 is the hash of Data after [Load].
+	// SHA256 is the hash of Data after [Load]; of a tree, that of [File.Entries].
 	SHA256 string `yaml:"-" json:"sha256"`
+	// Entries are what is in a tree after [Load], a folder before what it holds.
+	Entries []TreeEntry `yaml:"-" json:"-"`
+	// At is where the definition has it, FILE:LINE:COLUMN.
+	At string `yaml:"-" json:"-"`
 }
 
 // Mode is permission bits, written in octal.

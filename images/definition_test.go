@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestShippedDefinitionsAreGood(t *testing.T) {
@@ -38,10 +39,10 @@ const base = "name: x\narch: amd64\nsuite: trixie\nkernel: {package: linux-image
 
 func TestParseErrors(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown key":      {"name: x\nkernal: y\n", `d.yaml:2:1: unknown key "kernal" (did you mean "kernel"?); known here are: arch, commands, files, firmware, from, go-commands, kernel, keyring, media, mirror, modules, name, packages, site, suite`},
-		"unknown deep key": {"kernel:\n  pakage: y\n", `d.yaml:2:3: unknown key "pakage" (did you mean "package"?); known here are: cmdline, package`},
-		"unknown in list":  {"files:\n- path: /x\n  contnet: y\n", `d.yaml:3:3: unknown key "contnet" (did you mean "content"?); known here are: content, mode, owner, path, public, source`},
-		"nothing alike":    {"xyzzy: 1\n", `d.yaml:1:1: unknown key "xyzzy" (it may be of a newer muster); known here are: arch, commands, files, firmware, from, go-commands, kernel, keyring, media, mirror, modules, name, packages, site, suite`},
+		"unknown key":      {"name: x\nkernal: y\n", `d.yaml:2:1: unknown key "kernal" (did you mean "kernel"?); known here are: arch, commands, files, firmware, from, go-commands, groups, kernel, keyring, media, mirror, modules, name, packages, schema, services, site, suite, sysctls, users`},
+		"unknown deep key": {"kernel:\n  pakage: y\n", `d.yaml:2:3: unknown key "pakage" (did you mean "package"?); known here are: cmdline, deb, file, modules, package`},
+		"unknown in list":  {"files:\n- path: /x\n  contnet: y\n", `d.yaml:3:3: unknown key "contnet" (did you mean "content"?); known here are: content, from, in, mode, owner, path, public, replace, source, tar, to`},
+		"nothing alike":    {"xyzzy: 1\n", `d.yaml:1:1: unknown key "xyzzy" (it may be of a newer muster); known here are: arch, commands, files, firmware, from, go-commands, groups, kernel, keyring, media, mirror, modules, name, packages, schema, services, site, suite, sysctls, users`},
 		"twice":            {"name: x\nname: y\n", `d.yaml:2:1: mapping key "name" already defined at [1:1]`},
 		"wrong type":       {"packages: x\n", "d.yaml:1:11: string was used where sequence is expected"},
 		"not YAML":         {"a: [\n", "d.yaml:1:4: sequence end token ']' not found"},
@@ -139,11 +140,11 @@ func TestPrivateKeysAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := File{Path: "/etc/key", Data: []byte(c.data)}
-			if got := checkFile(&f) != nil; got != c.secret {
+			if got := (&Definition{}).checkFile(&f, []Place{InInitramfs}) != nil; got != c.secret {
 				t.Errorf("refused = %v, want %v", got, c.secret)
 			}
 			f.Public = true
-			if err := checkFile(&f); err != nil {
+			if err := (&Definition{}).checkFile(&f, []Place{InInitramfs}); err != nil {
 				t.Errorf("with public: true: %v", err)
 			}
 		})
@@ -189,7 +190,7 @@ files:
 			{Path: "/etc/two", Source: filepath.Join(dir, "two.txt"), Mode: 0o600, Owner: Owner{3, 4}, Data: []byte("child"), SHA256: hash("child")},
 		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Definition{}, "At"), cmpopts.IgnoreFields(File{}, "At")); diff != "" {
 		t.Errorf("Load() differs (-want +got):\n%s", diff)
 	}
 }

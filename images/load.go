@@ -41,6 +41,9 @@ func Load(ref string) (*Definition, error) {
 			return nil, fmt.Errorf("%s: %w", origin, err)
 		}
 	}
+	if err := d.Kernel.read(); err != nil {
+		return nil, fmt.Errorf("%s: %w", origin, err)
+	}
 	if err := d.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", origin, err)
 	}
@@ -71,10 +74,10 @@ func loadChain(ref, dir string, chain []string) (d *Definition, origin string, e
 	if d.Keyring != "" && !filepath.IsAbs(d.Keyring) {
 		d.Keyring = filepath.Join(defDir, d.Keyring)
 	}
-	for i, f := range d.Files {
-		if f.Source != "" && !filepath.IsAbs(f.Source) {
-			d.Files[i].Source = filepath.Join(defDir, f.Source)
-		}
+	d.Kernel.resolve(defDir)
+	for i := range d.Files {
+		f := &d.Files[i]
+		f.Source, f.From, f.Tar = beside(defDir, f.Source), beside(defDir, f.From), beside(defDir, f.Tar)
 	}
 	for i, c := range d.GoCommands {
 		if isRelative(c) {
@@ -138,8 +141,11 @@ func readLimited(name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// read sets Data and SHA256 from Content or Source.
+// read sets Data and SHA256 from Content or Source, or Entries and SHA256 from a tree.
 func (f *File) read() error {
+	if f.IsTree() {
+		return f.readAsTree()
+	}
 	switch {
 	case f.Source != "" && f.Content != "":
 		return fmt.Errorf("file %s has content and source; give one of them", f.Path)
@@ -157,5 +163,24 @@ func (f *File) read() error {
 	}
 	sum := sha256.Sum256(f.Data)
 	f.SHA256 = hex.EncodeToString(sum[:])
+	return nil
+}
+
+func (f *File) readAsTree() error {
+	switch {
+	case f.From != "" && f.Tar != "":
+		return fmt.Errorf("files: %s has from and tar; give one of them", f.origin())
+	case f.From == "" && f.Tar == "":
+		return fmt.Errorf("files%s: to %s is of a folder (from) or an archive (tar); a single file has a path", where(f.At), f.To)
+	case f.Path != "" || f.Content != "" || f.Source != "":
+		return fmt.Errorf("files: %s cannot have path, content or source as well; the folder of the image is given by to", f.origin())
+	case f.Mode != 0:
+		return fmt.Errorf("files: %s cannot have a mode: a folder's files are 0755 where their owner can execute them and else 0644, an archive's as it says", f.origin())
+	case f.To == "":
+		return fmt.Errorf("files: %s: to is missing: the folder of the image that it goes to, such as /opt/x, or /", f.origin())
+	}
+	if err := f.readTree(); err != nil {
+		return fmt.Errorf("files: %w", err)
+	}
 	return nil
 }

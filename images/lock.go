@@ -135,7 +135,7 @@ func (l *Lock) check() error {
 		return fmt.Errorf("request_sha256 %q is no SHA-256", l.Request)
 	case l.Date.IsZero():
 		return errors.New("has no date")
-	case len(l.ByRole(RoleKernel)) == 0:
+	case len(l.ByRole(RoleKernel)) == 0 && (l.Asked == nil || l.Asked.Kernel != ""): // else it is a file of the host
 		return errors.New("has no package of a kernel")
 	}
 	seen := make(map[string]bool)

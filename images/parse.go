@@ -3,6 +3,7 @@ package images
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 
@@ -38,6 +39,13 @@ func Parse(name string, data []byte) (*Definition, error) {
 	if err := yaml.NodeToValue(body, d, yaml.Strict()); err != nil {
 		return nil, locate(name, err)
 	}
+	d.remember(name, body)
+	if d.Schema > DefinitionSchema || d.Schema < 0 {
+		return nil, fmt.Errorf("%s: schema %d is newer than this program, which knows %d; update muster", d.at(name, "schema"), d.Schema, DefinitionSchema)
+	}
+	if err := d.nameSysctls(); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 
@@ -53,11 +61,15 @@ func checkKeys(name string, n ast.Node, t reflect.Type) error {
 	}
 	switch n := n.(type) {
 	case *ast.MappingNode:
-		if t.Kind() != reflect.Struct {
-			return nil // the decoder says what it wants instead
-		}
 		for _, kv := range n.Values {
-			if err := checkKey(name, kv, t); err != nil {
+			var err error
+			switch t.Kind() {
+			case reflect.Struct:
+				err = checkKey(name, kv, t)
+			case reflect.Map:
+				err = checkKeys(name, kv.Value, t.Elem())
+			} // else the decoder says what it wants instead
+			if err != nil {
 				return err
 			}
 		}
@@ -74,6 +86,11 @@ func checkKeys(name string, n ast.Node, t reflect.Type) error {
 	return nil
 }
 
+// noKeys are keys that a person might look for and why there is none of them, by type.
+var noKeys = map[string]string{
+	"Site.keyboard": "a machine takes nothing from its keyboard but Ctrl-Alt-Del, so that it needs no layout",
+}
+
 func checkKey(name string, kv *ast.MappingValueNode, t reflect.Type) error {
 	key := kv.Key.GetToken()
 	keys := make(map[string]reflect.Type)
@@ -83,6 +100,9 @@ func checkKey(name string, kv *ast.MappingValueNode, t reflect.Type) error {
 		}
 	}
 	sub, ok := keys[key.Value]
+	if why := noKeys[t.Name()+"."+key.Value]; why != "" && !ok {
+		return fmt.Errorf("%s: there is no key %q: %s", at(name, key), key.Value, why)
+	}
 	if !ok {
 		known := sortedKeys(keys)
 		meant := didYouMean(key.Value, known)
@@ -118,16 +138,16 @@ func at(name string, t *token.Token) string {
 // path.
 func merge(base, d *Definition) *Definition {
 	m := *d
-	m.From = ""
+	m.From, m.Schema = "", max(d.Schema, base.Schema)
 	m.Name = either(d.Name, base.Name)
 	m.Arch = either(d.Arch, base.Arch)
 	m.Suite = either(d.Suite, base.Suite)
 	m.Mirror = either(d.Mirror, base.Mirror)
 	m.Keyring = either(d.Keyring, base.Keyring)
-	m.Kernel.Package = either(d.Kernel.Package, base.Kernel.Package)
-	m.Kernel.Cmdline = mergeWords(base.Kernel.Cmdline, d.Kernel.Cmdline)
+	m.Kernel = mergeKernel(base.Kernel, d.Kernel)
 	m.Modules.Groups = mergeList(base.Modules.Groups, d.Modules.Groups)
 	m.Modules.Names = mergeList(base.Modules.Names, d.Modules.Names)
+	m.Modules.Options = mergeMap(base.Modules.Options, d.Modules.Options)
 	m.Firmware = mergeList(base.Firmware, d.Firmware)
 	m.Commands = mergeList(base.Commands, d.Commands)
 	m.GoCommands = mergeList(base.GoCommands, d.GoCommands)
@@ -135,6 +155,11 @@ func merge(base, d *Definition) *Definition {
 	m.Files = mergeFiles(base.Files, d.Files)
 	m.Media = mergeList(base.Media, d.Media)
 	m.Site = mergeSite(base.Site, d.Site)
+	m.Groups = mergeNamed(base.Groups, d.Groups)
+	m.Users = mergeNamed(base.Users, d.Users)
+	m.Services = mergeNamed(base.Services, d.Services)
+	m.Sysctls = mergeSysctls(base.Sysctls, d.Sysctls)
+	m.At = mergeMap(base.At, d.At)
 	return &m
 }
 
@@ -187,11 +212,21 @@ func mergeWords(base, child string) string {
 	return strings.Join(out, " ")
 }
 
+// mergeMap returns what both have; of a key that is in both, what the child says.
+func mergeMap(base, child map[string]string) map[string]string {
+	if len(base) == 0 {
+		return child
+	}
+	out := maps.Clone(base)
+	maps.Copy(out, child)
+	return out
+}
+
 func mergeFiles(base, child []File) []File {
 	var out []File
 	replaced := make(map[string]bool)
 	for _, f := range child {
-		replaced[f.Path] = true
+		replaced[f.Path] = f.Path != ""
 	}
 	for _, f := range base {
 		if !replaced[f.Path] {

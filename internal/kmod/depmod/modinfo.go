@@ -19,6 +19,7 @@ type Info struct {
 	Aliases  []string
 	Softdeps []string // "pre: a b post: c"
 	Firmware []string // files below /lib/firmware
+	Params   []string // names of its parameters
 	Vermagic string
 }
 
@@ -81,6 +82,10 @@ func ParseModinfo(path string, section []byte) Info {
 			info.Firmware = append(info.Firmware, value)
 		case "vermagic":
 			info.Vermagic = value
+		case "parmtype":
+			if name, _, ok := strings.Cut(value, ":"); ok {
+				info.Params = append(info.Params, name)
+			}
 		}
 	}
 	return info
