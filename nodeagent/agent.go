@@ -41,6 +41,7 @@ type Agent struct {
 	tasks *task.Manager
 	speed *speedTest
 	beats atomic.Uint64 // heartbeats that were sent
+	news  chan struct{} // gets a token when the head should hear at once
 
 	mu     sync.Mutex
 	status Status
@@ -64,7 +65,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, key: key, log: cfg.Log, pin: cfg.Pin, speed: newSpeedTest()}
+	a := &Agent{cfg: cfg, key: key, log: cfg.Log, pin: cfg.Pin, speed: newSpeedTest(), news: make(chan struct{}, 1)}
 	if a.pin == "" {
 		a.pin = rememberedPin(cfg.RunDir)
 	}
@@ -86,7 +87,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.tasks.Run(ctx) })
 	g.Go(func() error { a.speed.run(ctx); return nil })
 	g.Go(func() error { a.stayConnected(ctx); return nil })
+	if u := a.cfg.Userland; u != nil {
+		g.Go(func() error { u.Run(ctx, a.staged); return nil })
+	}
 	return g.Wait()
+}
+
+// staged shows a stage that has changed, on the screen and at the head.
+func (a *Agent) staged() {
+	a.show(func(s *Status) { s.Stage = a.cfg.stage() })
+	select {
+	case a.news <- struct{}{}:
+	default:
+	}
 }
 
 // errReconnect ends a session whose head asked for a new connection.

@@ -12,6 +12,7 @@ import (
 
 	"muster/api"
 	"muster/nodeagent/task"
+	"muster/nodeagent/userland"
 )
 
 // Config is what an [Agent] needs. Only RunDir and Facts are required.
@@ -34,12 +35,16 @@ type Config struct {
 	// CgroupRoot is a directory of cgroup v2 in which tasks get their
 	// groups, /sys/fs/cgroup on a node. Empty: tasks run without groups.
 	CgroupRoot string
-	// Init is the in-namespace init of tasks. Empty: /usr/lib/muster/init.
+	// Init is the in-namespace init of tasks. Empty: /usr/lib/muster/init below
+	// the root of tasks where they have one of their own, else that of this machine.
 	Init string
 	// Root is the folder that tasks see as /, such as a mounted userland. It
 	// needs folders to mount on: dev, proc, sys, run, tmp. Empty: the root of
 	// this machine.
 	Root string
+	// Userland brings the root of tasks from the head; none starts before it is
+	// there. Nil: the image has no userland, or Root is it.
+	Userland *userland.Holder
 	// Shim is the command that runs [task.Shim] with the directory of a
 	// task as its last argument. Empty: this program with argument shim.
 	Shim []string
@@ -104,6 +109,7 @@ type Status struct {
 	Fingerprint     string // of this machine's session key
 	Message         string // from the head: what it waits for, what to type where
 	Reason          string // why it is not connected, and what to try
+	Stage           string // what a node still does before it can take tasks, or why it cannot
 	Tasks           int    // tasks that run here
 }
 
@@ -114,6 +120,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.RunDir == "" {
 		return c, errors.New("nodeagent: Config.RunDir is missing")
+	}
+	if c.Root != "" && c.Userland != nil {
+		return c, errors.New("nodeagent: Config.Root and Config.Userland exclude each other")
 	}
 	if c.Head != "" {
 		if _, _, err := net.SplitHostPort(c.Head); err != nil {
@@ -130,12 +139,45 @@ func (c Config) check() (Config, error) {
 	return c, nil
 }
 
+// taskRoot is what a task that starts now sees as its root.
+func (c Config) taskRoot() (string, error) {
+	if c.Userland == nil {
+		return c.Root, nil
+	}
+	return c.Userland.Root()
+}
+
+// stage is what this node still does before it can take tasks.
+func (c Config) stage() string {
+	if c.Userland == nil {
+		return ""
+	}
+	return c.Userland.Stage()
+}
+
+// facts describes the machine as it is now.
+func (c Config) facts() api.JoinRequest {
+	req := c.Facts()
+	// In this order: a stage that has ended has left its result.
+	req.Stage = c.stage()
+	req.Software = c.software(req.Software)
+	return req
+}
+
+// software adds the userland to what the machine runs.
+func (c Config) software(s api.Software) api.Software {
+	if c.Userland != nil {
+		s.Userland, s.UserlandWanted = c.Userland.Held(), c.Userland.Wanted()
+	}
+	return s
+}
+
 func (c Config) taskConfig(up task.Uplink) task.Config {
 	return task.Config{
 		Dir:        filepath.Join(c.RunDir, "tasks"),
 		CgroupRoot: c.CgroupRoot,
 		Init:       c.Init,
-		Root:       c.Root,
+		Root:       c.taskRoot,
 		Shim:       c.Shim,
 		Max:        c.MaxTasks,
 		Uplink:     up,

@@ -5,7 +5,8 @@
 // ever. A connection (session.go) is joined (join.go: pending, approved,
 // rejected), and as long as the machine is approved it carries heartbeats
 // (load.go, speed.go), the kernel log (kernellog.go) and the traffic of tasks
-// (serve.go, uplink.go). Tasks themselves are package nodeagent/task: each
+// (serve.go, uplink.go). Package nodeagent/userland brings what tasks see as their
+// root; before it is there, none starts. Tasks themselves are package nodeagent/task: each
 // has a process of its own, the shim, that outlives the agent.
 //
 // What needs the machine (network, screen, clock, hardware facts, reboot) is

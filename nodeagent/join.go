@@ -14,7 +14,7 @@ import (
 // join tells the head what this machine is and returns what it makes of it.
 func (s *session) join(ctx context.Context) (api.JoinReply, error) {
 	a := s.a
-	req := a.cfg.Facts()
+	req := a.cfg.facts()
 	req.Key = a.key.public
 	req.Software.Protocol = api.Protocol
 	req.Speed = a.speed.value()
@@ -91,16 +91,28 @@ func (s *session) apply(r api.JoinReply) error {
 	if r.State == api.JoinApproved && r.Name != "" {
 		a.setName(r.Name)
 	}
+	if u := a.cfg.Userland; u != nil {
+		u.From(filesOf(r))
+	}
+	stage := a.cfg.stage()
 	a.show(func(st *Status) {
 		st.Phase = map[api.JoinState]Phase{
 			api.JoinPending: PhasePending, api.JoinApproved: PhaseReady, api.JoinRejected: PhaseRejected,
 		}[r.State]
-		st.Name, st.Message, st.Reason = r.Name, r.Message, ""
+		st.Name, st.Message, st.Reason, st.Stage = r.Name, r.Message, "", stage
 	})
 	if r.Reconnect {
 		return errReconnect
 	}
 	return nil
+}
+
+// filesOf is where an approved machine gets files; "": nowhere.
+func filesOf(r api.JoinReply) string {
+	if r.State != api.JoinApproved {
+		return ""
+	}
+	return r.Files
 }
 
 // setName gives the machine its name, once each.

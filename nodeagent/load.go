@@ -33,10 +33,11 @@ func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 	defer sample.Stop()
 	var load loadMeter
 	defer load.close()
-	boot := s.a.cfg.Facts().BootID
+	facts := s.a.cfg.Facts()
+	var told *api.Software // that the head knows; nil: nothing yet
 	load.sample()
 	for {
-		s.heartbeat(boot, load.report())
+		told = s.heartbeat(facts, load.report(), told)
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():
@@ -45,12 +46,16 @@ func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 				load.sample()
 			case <-beat.C:
 				waiting = false
+			case <-s.a.news:
+				waiting = false
 			}
 		}
 	}
 }
 
-func (s *session) heartbeat(boot string, load api.Load) {
+// heartbeat sends one, with what the machine runs unless the head was told just
+// that before. It returns what the head was told.
+func (s *session) heartbeat(facts api.JoinRequest, load api.Load, told *api.Software) *api.Software {
 	a := s.a
 	tasks := a.tasks.Statuses()
 	for _, t := range tasks {
@@ -58,14 +63,25 @@ func (s *session) heartbeat(boot string, load api.Load) {
 			load.Tasks++
 		}
 	}
-	a.show(func(st *Status) { st.Tasks = load.Tasks })
-	body, err := json.Marshal(api.Heartbeat{BootID: boot, Seq: a.beats.Add(1), Speed: a.speed.value(), Load: load, Tasks: tasks})
+	hb := api.Heartbeat{BootID: facts.BootID, Seq: a.beats.Add(1), Speed: a.speed.value(), Load: load, Tasks: tasks}
+	// In this order: a stage that has ended has left its result.
+	hb.Stage = a.cfg.stage()
+	software := a.cfg.software(facts.Software)
+	if told == nil || told.Userland != software.Userland {
+		hb.Software = &software
+	}
+	a.show(func(st *Status) { st.Tasks, st.Stage = load.Tasks, hb.Stage })
+	body, err := json.Marshal(hb)
 	if err == nil {
 		err = s.nc.Publish(api.SubjectHB+a.key.public, body)
 	}
-	if err != nil && !s.nc.IsClosed() {
-		a.log.Warn("heartbeat not sent", "error", err)
+	if err != nil {
+		if !s.nc.IsClosed() {
+			a.log.Warn("heartbeat not sent", "error", err)
+		}
+		return told
 	}
+	return &software
 }
 
 // loadMeter turns what the kernel counts into means over the time between two

@@ -19,6 +19,7 @@ import (
 	"muster/nodeagent"
 	"muster/nodeagent/boot"
 	"muster/nodeagent/task"
+	"muster/nodeagent/userland"
 )
 
 // headPort is where a head listens for agents, see docs/ports.md.
@@ -35,8 +36,8 @@ func agentMain(args []string, stderr io.Writer) error {
 	pin := f.String("pin", params.Pin, "SHA-256 of the head's public key, in hexadecimal")
 	runDir := f.String("run", "/run/muster", "folder that keeps the session key and the tasks; it must end with the boot")
 	cgroups := f.String("cgroup", "", "cgroup v2 folder for tasks (default: /sys/fs/cgroup on a machine that muster booted, else none)")
-	initPath := f.String("init", "", "first process of a task's namespaces (default /usr/lib/muster/init)")
-	root := f.String("userland", "", "folder that tasks see as their root, such as a mounted userland.sqfs (default: this machine's root)")
+	initPath := f.String("init", "", "first process of a task's namespaces (default /usr/lib/muster/init, of the userland where there is one)")
+	root := f.String("userland", "", "folder that tasks see as their root, such as a mounted userland.sqfs (default: the userland of the image that muster booted, else this machine's root)")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -66,6 +67,9 @@ func agentMain(args []string, stderr io.Writer) error {
 		Root:       *root,
 		Facts:      machine.facts,
 		Log:        log,
+	}
+	if owned && *root == "" {
+		cfg.Userland = imageUserland(*runDir, log)
 	}
 	if !owned {
 		cfg.Screen = logScreen{log}
@@ -133,6 +137,21 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 		return agent.Run(ctx)
 	})
 	return g.Wait()
+}
+
+// imageUserland is the userland of the image that the machine was booted from;
+// nil: it has none.
+func imageUserland(runDir string, log *slog.Logger) *userland.Holder {
+	want, ok, err := userland.Read(api.UserlandFile)
+	if !ok {
+		return nil
+	}
+	return userland.New(userland.Config{
+		Want: want, Problem: err, RunDir: runDir,
+		MemTotalMiB: boot.MemTotalMiB("/"),
+		Mounted:     func(root string) { boot.UserlandMounted(root, log) },
+		Log:         log,
+	})
 }
 
 // clock gives the machine's clock the head's time.

@@ -7,10 +7,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"muster/internal/kmod"
+	"muster/nodeagent/boot"
 )
 
 // errQuiet is a failure of which nothing is to be said.
@@ -25,6 +27,7 @@ func modprobeMain(args []string, stderr io.Writer) error {
 	quiet := f.Bool("q", false, "say nothing about modules that do not exist")
 	all := f.Bool("a", false, "load every NAME; there are no parameters")
 	dir := f.String("d", "/lib/modules", "folder with the modules of each kernel release")
+	more := f.String("m", boot.UserlandModules, "folder with more of them, looked at where the first knows none")
 	f.Usage = func() {
 		fmt.Fprintf(stderr, "usage: modprobe [-q] NAME [PARAMETER=VALUE...]\n       modprobe [-q] -a NAME...\n")
 		f.PrintDefaults()
@@ -39,11 +42,7 @@ func modprobeMain(args []string, stderr io.Writer) error {
 		f.Usage()
 		return errUsage
 	}
-	cmdline, _ := os.ReadFile("/proc/cmdline") // without it there are no parameters
-	loader, err := kmod.NewLoader(kmod.LoaderConfig{
-		Dir:  filepath.Join(*dir, kernelRelease()),
-		Conf: kmod.ParseCmdline(string(cmdline)),
-	})
+	loaders, err := moduleLoaders(*dir, *more)
 	if err != nil {
 		return err
 	}
@@ -53,13 +52,52 @@ func modprobeMain(args []string, stderr io.Writer) error {
 	}
 	var errs []error
 	for _, name := range names {
-		err := loader.Load(name, params...)
-		if nf := (*kmod.NotFoundError)(nil); *quiet && errors.As(err, &nf) {
+		err := loadFirst(loaders, name, params)
+		if *quiet && notFound(err) {
 			err = errQuiet
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// moduleLoaders returns a loader for the first folder, and one for the second if
+// it is there: the userland has all modules, once it is mounted.
+func moduleLoaders(dir, more string) ([]func() (*kmod.Loader, error), error) {
+	cmdline, _ := os.ReadFile("/proc/cmdline") // without it there are no parameters
+	conf := kmod.ParseCmdline(string(cmdline))
+	base, err := kmod.NewLoader(kmod.LoaderConfig{Dir: filepath.Join(dir, kernelRelease()), Conf: conf})
+	if err != nil {
+		return nil, err
+	}
+	loaders := []func() (*kmod.Loader, error){func() (*kmod.Loader, error) { return base, nil }}
+	second := filepath.Join(more, kernelRelease())
+	if _, err := os.Stat(filepath.Join(second, "modules.dep")); err == nil {
+		loaders = append(loaders, sync.OnceValues(func() (*kmod.Loader, error) {
+			return kmod.NewLoader(kmod.LoaderConfig{Dir: second, Conf: conf})
+		}))
+	}
+	return loaders, nil
+}
+
+// loadFirst loads a module from the first folder that knows it.
+func loadFirst(loaders []func() (*kmod.Loader, error), name string, params []string) error {
+	var err error
+	for _, get := range loaders {
+		var l *kmod.Loader
+		if l, err = get(); err != nil {
+			return err
+		}
+		if err = l.Load(name, params...); !notFound(err) {
+			return err
+		}
+	}
+	return err
+}
+
+func notFound(err error) bool {
+	nf := (*kmod.NotFoundError)(nil)
+	return errors.As(err, &nf)
 }
 
 func kernelRelease() string {

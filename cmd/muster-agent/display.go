@@ -72,6 +72,9 @@ func (d *display) status() boot.Status {
 	case nodeagent.PhaseReady:
 		st.State = boot.StateReady
 		st.Why = a.Message
+		if a.Stage != "" { // a node, but none that takes tasks yet
+			st.State, st.Why = boot.StateBooting, a.Stage
+		}
 	default:
 		st.State = boot.StateConnecting
 	}

@@ -26,7 +26,7 @@ func ReadHardware(root string, boot net.HardwareAddr) api.Hardware {
 		Arch:      runtime.GOARCH, // Debian's names of amd64 and arm64 are Go's
 		CPUModel:  cpuModel(root),
 		Cores:     onlineCPUs(readWord(root, "sys/devices/system/cpu/online")),
-		MemoryMiB: memTotalMiB(root),
+		MemoryMiB: MemTotalMiB(root),
 		Firmware:  "bios",
 	}
 	if hw.Cores == 0 {
@@ -132,7 +132,9 @@ func cpuModel(root string) string {
 	return ""
 }
 
-func memTotalMiB(root string) int64 {
+// MemTotalMiB is the memory that the kernel can give away, as proc below root
+// says. 0: not known.
+func MemTotalMiB(root string) int64 {
 	b, err := os.ReadFile(filepath.Join(root, "proc/meminfo"))
 	if err != nil {
 		return 0

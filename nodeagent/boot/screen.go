@@ -15,7 +15,7 @@ import (
 // States that this package knows. The agent may show others: [State] is one
 // word for people and for who reads a serial console by program.
 const (
-	StateBooting    State = "booting"    // no address yet
+	StateBooting    State = "booting"    // no address yet; or a node without all that tasks need
 	StateNoHead     State = "no-head"    // an address, but nobody to join
 	StateConnecting State = "connecting" // on its way to the head
 	StatePending    State = "pending"    // a person must approve it

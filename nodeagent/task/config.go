@@ -14,12 +14,15 @@ import (
 type Config struct {
 	Dir        string       // directory of the tasks' directories; it is made
 	CgroupRoot string       // cgroup v2 directory; empty: no groups
-	Init       string       // in-namespace init; empty: /usr/lib/muster/init
-	Root       string       // folder that tasks see as /; empty: the node's root
+	Init       string       // in-namespace init; empty: /usr/lib/muster/init, of the root where there is one
 	Shim       []string     // command of a shim; empty: this program, shim
 	Max        int          // tasks held at a time; 0: 1024
 	Uplink     Uplink       // way to the head
 	Log        *slog.Logger // nil: no log
+
+	// Root returns the folder that a task which starts now sees as /, "" for the
+	// node's root, or why none can start yet. Nil: the node's root.
+	Root func() (string, error)
 }
 
 // Uplink is the way to the head. Its methods may be called from any goroutine,
@@ -41,6 +44,14 @@ type Uplink interface {
 // defaultInit is where a userland has the in-namespace init.
 const defaultInit = "/usr/lib/muster/init"
 
+// init is the in-namespace init of a task that sees root as /.
+func (c Config) init(root string) string {
+	if c.Init != "" {
+		return c.Init
+	}
+	return filepath.Join("/", root, defaultInit)
+}
+
 func (c Config) check() (Config, error) {
 	if c.Dir == "" || c.Uplink == nil {
 		return c, errors.New("task: Config.Dir or Config.Uplink is missing")
@@ -48,8 +59,8 @@ func (c Config) check() (Config, error) {
 	if !filepath.IsAbs(c.Dir) {
 		return c, fmt.Errorf("task: directory %q is not absolute", c.Dir)
 	}
-	if c.Init == "" {
-		c.Init = defaultInit
+	if c.Root == nil {
+		c.Root = func() (string, error) { return "", nil }
 	}
 	if len(c.Shim) == 0 {
 		c.Shim = []string{"/proc/self/exe", "shim"}

@@ -166,11 +166,15 @@ func checkStart(t api.TaskStart) error {
 
 // create makes the directory of a task, as a whole or not at all.
 func (m *Manager) create(t api.TaskStart) (*remote, error) {
+	root, err := m.cfg.Root()
+	if err != nil {
+		return nil, err
+	}
 	group, err := m.cgroups.make(t)
 	if err != nil {
 		return nil, err
 	}
-	sp := spec{Start: t, Init: m.cfg.Init, Root: m.cfg.Root, Cgroup: group}
+	sp := spec{Start: t, Init: m.cfg.init(root), Root: root, Cgroup: group}
 	tmp := filepath.Join(m.cfg.Dir, "new-"+t.TaskRef.String())
 	dir := filepath.Join(m.cfg.Dir, t.TaskRef.String())
 	os.RemoveAll(tmp)
