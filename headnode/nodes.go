@@ -367,7 +367,7 @@ func (n *Nodes) Snapshot() []scheduler.Node {
 			Name: m.Name, Ready: ready, Reason: reason,
 			Cores: m.Hardware.Cores, Speed: m.speed, Weight: m.Weight,
 			MemMiB: mem, MemFree: m.load.MemFreeMiB, Runnable: m.load.Runnable,
-			ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
+			NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
 		})
 	}
 	slices.SortFunc(list, func(a, b scheduler.Node) int { return api.CompareNames(a.Name, b.Name) })
