@@ -12,6 +12,7 @@ type Image struct {
 	Bytes     int64     `json:"bytes" doc:"of all artifacts"`
 	Published time.Time `json:"published"`
 	Nodes     []string  `json:"nodes" doc:"nodes that run it now"`
+	Assigned  []string  `json:"assigned" doc:"nodes and declared machines whose own image it is"`
 }
 
 // ImageManifest is the manifest of a published image.
@@ -26,4 +27,20 @@ type ImageManifest struct {
 type PublishRequest struct {
 	Manifest []byte `json:"manifest" doc:"the manifest.json of the build, as it is"`
 	Default  *bool  `json:"default,omitempty" doc:"make it the default; absent: if it is the first"`
+}
+
+// NodeImage says what a node runs, and what it boots the next time.
+type NodeImage struct {
+	Name     string `json:"name,omitempty" doc:"name of the image that it runs"`
+	Unknown  bool   `json:"unknown,omitempty" doc:"the head does not have the image that it runs"`
+	Assigned string `json:"assigned,omitempty" doc:"image of its own: a name, which it follows to what is published under it later, or an ID; absent: the default"`
+	Missing  bool   `json:"missing,omitempty" doc:"the image of its own is not published: it is not answered when it boots from the network"`
+	Next     string `json:"next,omitempty" doc:"name of the image that it boots next, where that is another than it runs"`
+	NextID   string `json:"next_id,omitempty" doc:"ID of that image"`
+}
+
+// AssignImageRequest gives machines an image of their own, all or none.
+type AssignImageRequest struct {
+	Nodes []string `json:"nodes" doc:"names, IDs, MACs or fingerprints of nodes and declared machines"`
+	Image string   `json:"image,omitempty" doc:"name, ID or unambiguous beginning of an ID; absent: back to the default"`
 }

@@ -111,6 +111,7 @@ type Node struct {
 	Weight      int        `json:"weight" doc:"0 to 200 percent, set by the administrator"`
 	Hardware    Hardware   `json:"hardware"`
 	Software    Software   `json:"software"`
+	Image       NodeImage  `json:"image"`
 	Load        Load       `json:"load"`
 	Hint        string     `json:"hint,omitempty" doc:"the command that would take it further"`
 	FirstHeard  time.Time  `json:"first_heard,omitzero"`

@@ -110,6 +110,12 @@ func build(name, salt string) (manifest []byte, content map[string][]byte, m ima
 	return manifest, content, m
 }
 
+// fakeUsers are the users of images by ID.
+type fakeUsers struct{ runs, own map[string][]string }
+
+func (u fakeUsers) running(id string) []string  { return u.runs[id] }
+func (u fakeUsers) assigned(id string) []string { return u.own[id] }
+
 func putAll(t *testing.T, im *Images, content map[string][]byte) {
 	t.Helper()
 	for sum, data := range content {
@@ -122,7 +128,7 @@ func putAll(t *testing.T, im *Images, content map[string][]byte) {
 func TestUploadsOfNoImageAreRemoved(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	open := func() *Images {
-		im, err := openImages(dir, func() time.Time { return now }, func(string) []string { return nil }, slog.New(slog.DiscardHandler))
+		im, err := openImages(dir, func() time.Time { return now }, fakeUsers{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,8 +161,9 @@ func TestImages(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
 	running := map[string][]string{}
+	own := map[string][]string{}
 	open := func() *Images {
-		im, err := openImages(dir, time.Now, func(id string) []string { return running[id] }, slog.New(slog.DiscardHandler))
+		im, err := openImages(dir, time.Now, fakeUsers{running, own}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -221,6 +228,14 @@ func TestImages(t *testing.T) {
 		t.Errorf("removing the default = %v, want a conflict", err)
 	}
 	delete(running, m1.ID)
+	own[m1.ID] = []string{"n3"}
+	if err := im.Remove(ctx, "root", m1.ID); err == nil || !strings.Contains(err.Error(), "is the one of n3") {
+		t.Errorf("removing an image that a node shall boot = %v", err)
+	}
+	if l := im.List(); len(l) != 2 || len(l[0].Assigned)+len(l[1].Assigned) != 1 {
+		t.Errorf("List() = %+v, want the node whose own image one of them is", l)
+	}
+	delete(own, m1.ID)
 	if err := im.Remove(ctx, "root", m1.ID); err != nil {
 		t.Errorf("Remove = %v", err)
 	}

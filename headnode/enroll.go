@@ -131,9 +131,8 @@ func decideBoot(v bootView) (answer bool, reason string) {
 	return false, "enrollment is closed; take it with: muster node add " + v.mac + ", or muster enroll open 30m"
 }
 
-// bootState is the state in which a machine that boots is known, with its
-// name and fixed address.
-func (n *Nodes) bootState(mac, uuid string) (state api.NodeState, name, fixedIP string) {
+// bootState is the record of a machine that boots, an empty one when it is not known.
+func (n *Nodes) bootState(mac, uuid string) (rec machineRecord) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	asks := api.Hardware{UUID: uuid, MACs: []string{mac}}
@@ -141,10 +140,10 @@ func (n *Nodes) bootState(mac, uuid string) (state api.NodeState, name, fixedIP 
 	best := len(order)
 	for _, m := range n.machines {
 		if i := slices.Index(order, m.State); i >= 0 && i < best && sameAddress(m.Hardware, asks) {
-			best, state, name, fixedIP = i, m.State, m.Name, m.FixedIP
+			best, rec = i, m.machineRecord
 		}
 	}
-	return state, name, fixedIP
+	return rec
 }
 
 // errNoImage is why a machine that would be answered is not.

@@ -1,6 +1,7 @@
 package headnode
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -130,7 +131,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	}
 	h.Settings.nodes = h.Nodes
 	h.agents.use(h.Nodes)
-	h.Images, err = openImages(h.state.Path("images"), time.Now, h.Nodes.running, cfg.Log.With("part", "images"))
+	h.Images, err = openImages(h.state.Path("images"), time.Now, h.Nodes, cfg.Log.With("part", "images"))
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	h.Nodes.sink, h.Nodes.wire = h.jobs, h.agents
+	h.Nodes.sink, h.Nodes.wire, h.Nodes.images = h.jobs, h.agents, h.Images
 	h.http, err = newHTTP(httpConfig{
 		Jobs: h.jobs, Nodes: h.Nodes, Images: h.Images, Settings: h.Settings, Enroll: h.Enroll, Boot: h, Events: h.Events,
 		Status: h.Status, Unix: cfg.Users, TCP: cfg.UsersTCP, TLS: h.usersTLS(), Internal: cfg.Internal,
@@ -297,22 +298,31 @@ func (h *Head) BootDecision(q api.BootQuery) api.BootDecision {
 	if !ok {
 		return api.BootDecision{Reason: fmt.Sprintf("%q is no hardware address", cleanText(q.MAC))}
 	}
-	state, name, fixedIP := h.Nodes.bootState(mac, normalUUID(q.UUID))
+	known := h.Nodes.bootState(mac, normalUUID(q.UUID))
 	var d api.BootDecision
-	if d.Answer, d.Reason = decideBoot(bootView{state: state, open: h.Enroll.openFor(q.OwnsLAN), mac: mac}); !d.Answer {
+	if d.Answer, d.Reason = decideBoot(bootView{state: known.State, open: h.Enroll.openFor(q.OwnsLAN), mac: mac}); !d.Answer {
 		return d
 	}
-	m, ok := h.Images.Default()
+	m, ok := h.Images.forNode(known.Image)
 	if !ok {
-		return api.BootDecision{Reason: errNoImage.Error()}
+		return api.BootDecision{Reason: noImageFor(known)}
 	}
 	if !archFits(q.Arch, m.Arch) {
 		return api.BootDecision{Reason: fmt.Sprintf("its architecture is %s and image %s is for %s", cleanText(q.Arch), m.Name, m.Arch)}
 	}
 	bootFiles(&d, m)
 	d.Cmdline = h.bootCmdline(d.Cmdline, m.ID)
-	d.HostName, d.FixedIP = name, fixedIP
+	d.HostName, d.FixedIP = known.Name, known.FixedIP
 	return d
+}
+
+// noImageFor says why there is nothing that a machine could boot.
+func noImageFor(rec machineRecord) string {
+	if rec.Image == "" {
+		return errNoImage.Error()
+	}
+	return fmt.Sprintf("its image %s is not published any more; publish it, or choose another: muster node image %s IMAGE",
+		shortID(rec.Image), cmp.Or(rec.Name, "MAC"))
 }
 
 // bootCmdline adds to an image's command line how its agent finds this head.

@@ -46,6 +46,11 @@ func (s *httpServer) routeNodes() {
 			items, err := n.Approve(ctx, who, in.Body)
 			return listOf(items, s.cfg.Events.Revision()), err
 		})
+	admin(s, "POST", "/v1/nodes/image", "assign-image", "choose what nodes boot",
+		func(ctx context.Context, who string, in *struct{ Body api.AssignImageRequest }) (api.List[api.Node], error) {
+			items, err := n.AssignImage(ctx, who, in.Body)
+			return listOf(items, s.cfg.Events.Revision()), err
+		})
 	admin(s, "POST", "/v1/nodes", "declare-node", "declare nodes",
 		func(ctx context.Context, who string, in *struct{ Body api.DeclareRequest }) (api.Node, error) {
 			return n.Declare(ctx, who, in.Body)

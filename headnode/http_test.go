@@ -131,6 +131,7 @@ func TestRights(t *testing.T) {
 		{bob, "POST", "/v1/nodes", `{"mac":"52:54:00:00:00:01"}`, 403},
 		{bob, "DELETE", "/v1/nodes/n1", "", 403},
 		{bob, "POST", "/v1/nodes/n1/reboot", "", 403},
+		{bob, "POST", "/v1/nodes/image", `{"nodes":["n1"]}`, 403},
 		{bob, "POST", "/v1/nodes/n1/rename", `{"name":"x"}`, 403},
 		{bob, "POST", "/v1/nodes/n1/admin", `{"admin":"paused"}`, 403},
 		{bob, "POST", "/v1/nodes/n1/reject", "", 403},
@@ -263,7 +264,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for _, want := range []string{
 		"post /v1/jobs", "get /v1/jobs", "get /v1/jobs/{id}", "post /v1/jobs/{id}/cancel", "post /v1/jobs/{id}/signal",
-		"get /v1/nodes", "get /v1/nodes/{ref}", "post /v1/nodes/approve", "get /v1/status", "get /v1/images",
+		"get /v1/nodes", "get /v1/nodes/{ref}", "post /v1/nodes/approve", "post /v1/nodes/image", "get /v1/status", "get /v1/images",
 		"get /v1/config", "put /v1/config/{key}", "get /v1/boot/{ref}", "put /v1/enrollment",
 	} {
 		method, path, _ := strings.Cut(want, " ")

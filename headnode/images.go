@@ -34,7 +34,7 @@ type Images struct {
 	blobs *blobs
 	now   clock
 	log   *slog.Logger
-	runs  func(imageID string) []string // nodes that run an image now
+	users imageUsers
 
 	write sync.Mutex // through a change, taken before mu
 	mu    sync.Mutex
@@ -66,9 +66,9 @@ type imageNames struct {
 }
 
 // openImages reads the folder, and makes it when it is not there.
-func openImages(dir string, now clock, runs func(string) []string, log *slog.Logger) (*Images, error) {
+func openImages(dir string, now clock, users imageUsers, log *slog.Logger) (*Images, error) {
 	im := &Images{
-		dir: dir, now: now, log: log, runs: runs,
+		dir: dir, now: now, log: log, users: users,
 		all: map[string]published{}, names: imageNames{Schema: 1, Names: map[string]string{}},
 	}
 	if err := os.MkdirAll(im.manifestPath(""), 0o755); err != nil {
@@ -146,7 +146,7 @@ func parseManifest(b []byte) (images.Manifest, error) {
 		return m, errors.New("manifest has no schema")
 	case !isSHA256(m.ID):
 		return m, fmt.Errorf("manifest has image ID %q, want a SHA-256", cleanText(m.ID))
-	case m.Name == "" || m.Name != cleanText(m.Name) || strings.ContainsAny(m.Name, " /"):
+	case m.Name == "" || m.Name != cleanText(m.Name) || strings.ContainsAny(m.Name, " /") || isSHA256(m.Name):
 		return m, fmt.Errorf("manifest has name %q", cleanText(m.Name))
 	case len(m.Cmdline) > maxCmdline || strings.ContainsFunc(m.Cmdline, unicode.IsControl):
 		return m, errors.New("manifest has a command line that cannot be one")
@@ -179,7 +179,7 @@ func (im *Images) List() []api.Image {
 		return strings.Compare(a.ID, b.ID)
 	})
 	for i := range list {
-		list[i].Nodes = im.runs(list[i].ID)
+		list[i] = im.withUsers(list[i])
 	}
 	return list
 }
@@ -187,7 +187,7 @@ func (im *Images) List() []api.Image {
 func (im *Images) view(p published) api.Image {
 	v := api.Image{
 		ID: p.ID, Name: p.Name, Default: p.ID == im.names.Default, Arch: p.Arch, Kernel: p.Kernel,
-		Published: p.when, Nodes: []string{},
+		Published: p.when, Nodes: []string{}, Assigned: []string{},
 	}
 	for _, a := range p.Artifacts {
 		v.Bytes += a.Size
@@ -254,8 +254,7 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 	v := im.view(im.all[m.ID])
 	im.mu.Unlock()
 	im.log.Info("image published", "image", m.Name, "id", m.ID, "default", v.Default, "actor", actor)
-	v.Nodes = im.runs(m.ID)
-	return v, nil
+	return im.withUsers(v), nil
 }
 
 func notUploaded(m images.Manifest, a images.Artifact) error {
@@ -369,8 +368,7 @@ func (im *Images) SetDefault(_ context.Context, actor, ref string) (api.Image, e
 	im.mu.Lock()
 	v := im.view(p)
 	im.mu.Unlock()
-	v.Nodes = im.runs(p.ID)
-	return v, nil
+	return im.withUsers(v), nil
 }
 
 // Remove implements imageStore. Artifacts that no other image has go with it.
@@ -381,8 +379,8 @@ func (im *Images) Remove(_ context.Context, actor, ref string) error {
 	if err != nil {
 		return err
 	}
-	if nodes := im.runs(p.ID); len(nodes) > 0 {
-		return &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("image %s runs on %s", p.Name, api.FormatHostList(nodes)), Hint: "boot those nodes with another image first"}
+	if err := im.checkUnused(p); err != nil {
+		return err
 	}
 	im.mu.Lock()
 	names := im.names.clone()
@@ -393,6 +391,9 @@ func (im *Images) Remove(_ context.Context, actor, ref string) error {
 	}
 	if names.Names[p.Name] == p.ID {
 		delete(names.Names, p.Name)
+		if former := im.latestNamed(p.Name, p.ID); former != "" {
+			names.Names[p.Name] = former
+		}
 	}
 	if err := im.writeNames(names); err != nil {
 		return err

@@ -31,6 +31,12 @@ func lacksUserland(s api.Software) bool {
 	return s.UserlandWanted != "" && s.Userland != s.UserlandWanted
 }
 
+// hasNoUserland tells whether a machine runs an image that has none, such as mini. An agent
+// that runs from no image, on an installed system, shows its tasks that system.
+func hasNoUserland(s api.Software) bool {
+	return s.ImageID != "" && s.Userland == "" && s.UserlandWanted == ""
+}
+
 // shownStage is what a machine that boots does now.
 func (m *machine) shownStage() string {
 	if p := m.preparing(); p != "" && !m.bootSeen.After(m.lastHeard) {

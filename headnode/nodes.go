@@ -52,6 +52,7 @@ type machineRecord struct {
 	BootID     string         `json:"boot_id,omitempty"`
 	Identity   api.Identity   `json:"identity,omitempty"`
 	FixedIP    string         `json:"fixed_ip,omitempty"`
+	Image      string         `json:"image,omitempty"` // of its own, a name or an ID; "": the default
 	Hardware   api.Hardware   `json:"hardware"`
 	Software   api.Software   `json:"software"`
 	By         string         `json:"by,omitempty"` // who approved, declared or rejected it
@@ -115,8 +116,9 @@ type nodesConfig struct {
 type Nodes struct {
 	cfg     nodesConfig
 	changed chan struct{}
-	wire    agentWire // set before anything joins
-	sink    taskSink  // set before anything joins
+	wire    agentWire  // set before anything joins
+	sink    taskSink   // set before anything joins
+	images  nodeImages // set before anything joins; nil: there are none
 
 	// changes is held through a change that is recorded, from the decision
 	// to the moment it is visible; it is taken before mu, and mu is not held
@@ -365,7 +367,7 @@ func (n *Nodes) Snapshot() []scheduler.Node {
 			Name: m.Name, Ready: ready, Reason: reason,
 			Cores: m.Hardware.Cores, Speed: m.speed, Weight: m.Weight,
 			MemMiB: mem, MemFree: m.load.MemFreeMiB, Runnable: m.load.Runnable,
-			ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
+			NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
 		})
 	}
 	slices.SortFunc(list, func(a, b scheduler.Node) int { return api.CompareNames(a.Name, b.Name) })
@@ -468,6 +470,7 @@ func (n *Nodes) view(m *machine) api.Node {
 			v.Stage = ""
 		}
 	}
+	v.Image = n.imageOf(m)
 	v.Hint = hintFor(v, m.waitWhy)
 	return v
 }
@@ -490,7 +493,7 @@ func hintFor(v api.Node, why string) string {
 	case api.NodePaused, api.NodeDraining:
 		return "muster node ready " + v.Name
 	}
-	return ""
+	return imageHint(v)
 }
 
 // List implements nodeAdmin.

@@ -31,6 +31,8 @@ type nodeAdmin interface {
 	Declare(ctx context.Context, actor string, req api.DeclareRequest) (api.Node, error)
 	SetAdmin(ctx context.Context, actor, ref string, to api.AdminState) (api.Node, error)
 	Reboot(ctx context.Context, actor, ref string) error
+	// AssignImage gives machines an image of their own, or the default again.
+	AssignImage(ctx context.Context, actor string, req api.AssignImageRequest) ([]api.Node, error)
 	// KernelLog is the end of the kernel log of a node, oldest line first.
 	KernelLog(ref string) ([]api.KernelLine, error)
 }

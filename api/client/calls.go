@@ -91,6 +91,12 @@ func (c *Client) SetNodeAdmin(ctx context.Context, ref string, to api.AdminState
 	return send[api.Node](c, ctx, http.MethodPost, "/v1/nodes/"+part(ref)+"/admin", api.AdminRequest{Admin: to})
 }
 
+// AssignImage gives nodes an image of their own, or the default again, and returns them.
+func (c *Client) AssignImage(ctx context.Context, req api.AssignImageRequest) ([]api.Node, error) {
+	l, err := send[api.List[api.Node]](c, ctx, http.MethodPost, "/v1/nodes/image", req)
+	return l.Items, err
+}
+
 // Enrollment tells whether unknown machines are answered.
 func (c *Client) Enrollment(ctx context.Context) (api.Enrollment, error) {
 	return get[api.Enrollment](c, ctx, "/v1/enrollment", nil)

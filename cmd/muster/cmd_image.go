@@ -31,7 +31,10 @@ func newImageListCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
-		Short:   "List published images",
+		Short:   "List published images, and which nodes run them",
+		Long: `List published images, the latest first. NODES run the image now; ASSIGNED are
+those whose own image it is (muster node image). A node boots what is chosen
+for it the next time it starts; until then it keeps what it runs.`,
 		Example: "  muster image list",
 		Args:    cobra.NoArgs,
 		RunE: at.run(func(cmd *cobra.Command, _ []string, call *caller) error {
@@ -46,13 +49,13 @@ func newImageListCommand(at *headFlag) *cobra.Command {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no images; publish one with: muster image publish DIR")
 				return err
 			}
-			t := table{head: []string{"NAME", "ID", "KERNEL", "SIZE", "DEFAULT", "NODES"}}
+			t := table{head: []string{"NAME", "ID", "KERNEL", "SIZE", "DEFAULT", "ASSIGNED", "NODES"}}
 			for _, i := range list.Items {
 				def := ""
 				if i.Default {
 					def = "yes"
 				}
-				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, orDash(api.FormatHostList(i.Nodes)))
+				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, orDash(api.FormatHostList(i.Assigned)), orDash(api.FormatHostList(i.Nodes)))
 			}
 			return t.write(cmd.OutOrStdout())
 		}),
@@ -109,7 +112,7 @@ func newImageRemoveCommand(at *headFlag) *cobra.Command {
 		Use:     "remove IMAGE…",
 		Aliases: []string{"rm"},
 		Short:   "Remove published images that no node runs",
-		Long:    "Remove published images, by name or ID. One that a node runs, and the\ndefault, are refused.",
+		Long:    "Remove published images, by name or ID. One that a node runs or is to boot\n(muster node image), and the default, are refused.",
 		Example: "  muster image remove 3f9a2c11",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {

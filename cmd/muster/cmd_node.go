@@ -26,6 +26,7 @@ func newNodeCommand(at *headFlag) *cobra.Command {
 		newNodeRejectCommand(at), newNodeAddCommand(at), newNodeRemoveCommand(at),
 		newNodeRenameCommand(at), newNodeRebootCommand(at), newNodeLogCommand(at),
 		newNodeDrainCommand(at), newNodePauseCommand(at), newNodeReadyCommand(at),
+		newNodeImageCommand(at),
 	)
 	return c
 }
@@ -60,7 +61,7 @@ func writeNodes(w io.Writer, nodes []api.Node, now time.Time, hints bool) error 
 		_, err := fmt.Fprintln(w, "no machine was heard yet; boot one from the network, or see: muster status")
 		return err
 	}
-	t := table{head: []string{"NAME", "STATE", "MAC", "CPU", "MEM", "LOAD", "FINGERPRINT"}}
+	t := table{head: []string{"NAME", "STATE", "MAC", "CPU", "MEM", "LOAD", "IMAGE OR FINGERPRINT"}}
 	var below []string
 	for _, n := range nodes {
 		load := "-"
@@ -68,7 +69,7 @@ func writeNodes(w io.Writer, nodes []api.Node, now time.Time, hints bool) error 
 			load = fmt.Sprintf("%.1f", n.Load.Runnable)
 		}
 		t.add(orDash(n.Name), string(n.State), orDash(n.MAC), countOrDash(n.Hardware.Cores), memory(n.Hardware.MemoryMiB),
-			load, orDash(n.Fingerprint))
+			load, lastCell(n))
 		if text := standing(n); text != "" {
 			below = append(below, text)
 		}
@@ -81,6 +82,15 @@ func writeNodes(w io.Writer, nodes []api.Node, now time.Time, hints bool) error 
 		return err
 	}
 	return nil
+}
+
+// lastCell is what a node runs, and of a machine that is none what to compare with
+// its screen.
+func lastCell(n api.Node) string {
+	if n.Admin != "" {
+		return imageText(n)
+	}
+	return orDash(n.Fingerprint)
 }
 
 // standing says where a machine stands and what takes it further, "" for one
@@ -144,7 +154,8 @@ func writeNode(w io.Writer, n api.Node, now time.Time) error {
 		{"firmware", hw.Firmware},
 		{"medium", sw.Medium},
 		{"kernel", sw.Kernel},
-		{"image", short(sw.ImageID)},
+		{"image", imageRow(n)},
+		{"userland", userlandRow(n)},
 		{"agent", sw.Agent},
 		{"load", known(n.Load.MemTotalMiB, "%.2f runnable, %.0f %% of all cores busy", n.Load.Runnable, 100*n.Load.CPUBusy)},
 		{"tasks", known(n.Load.MemTotalMiB, "%d", n.Load.Tasks)},

@@ -56,26 +56,88 @@ func TestNodeListing(t *testing.T) {
 	nodes := []api.Node{
 		{
 			Name: "n1", State: api.NodeReady, Link: api.LinkUp, MAC: "52:54:00:12:34:01", Fingerprint: "k7qx-3fza-mm2d-5yth",
+			Admin: api.AdminReady, Image: api.NodeImage{Name: "compute", Next: "gpu", NextID: "77aa"},
 			Hardware: api.Hardware{Cores: 128, MemoryMiB: 1048576}, Load: api.Load{Runnable: 99.5},
 		},
 		{State: api.NodePending, MAC: "52:54:00:12:34:02", Fingerprint: "aaaa-bbbb-cccc-dddd", Hint: "approve it with: muster node approve aaaa-bbbb-cccc-dddd"},
-		{Name: "n22", State: api.NodeUnreachable, Link: api.LinkUnreachable, MAC: "52:54:00:12:34:03", Fingerprint: "eeee-ffff-gggg-hhhh"},
-		{Name: "n3", State: api.NodeBooting, Link: api.LinkBooting, Admin: api.AdminReady, Stage: "userland 40 %", MAC: "52:54:00:12:34:04", Fingerprint: "iiii-jjjj-kkkk-llll"},
+		{Name: "n22", Admin: api.AdminReady, Image: api.NodeImage{Name: "compute"}, State: api.NodeUnreachable, Link: api.LinkUnreachable, MAC: "52:54:00:12:34:03", Fingerprint: "eeee-ffff-gggg-hhhh"},
+		{Name: "n3", State: api.NodeBooting, Link: api.LinkBooting, Admin: api.AdminReady, Stage: "userland 40 %", Image: api.NodeImage{Unknown: true}, Software: api.Software{ImageID: "3f9a2c1122334455"}, MAC: "52:54:00:12:34:04", Fingerprint: "iiii-jjjj-kkkk-llll"},
 	}
 	var b strings.Builder
 	if err := writeNodes(&b, nodes, now, true); err != nil {
 		t.Fatal(err)
 	}
-	want := `NAME  STATE        MAC                CPU  MEM    LOAD  FINGERPRINT
-n1    ready        52:54:00:12:34:01  128  1024G  99.5  k7qx-3fza-mm2d-5yth
+	want := `NAME  STATE        MAC                CPU  MEM    LOAD  IMAGE OR FINGERPRINT
+n1    ready        52:54:00:12:34:01  128  1024G  99.5  compute, next gpu
 -     pending      52:54:00:12:34:02  -    -      -     aaaa-bbbb-cccc-dddd
-n22   unreachable  52:54:00:12:34:03  -    -      -     eeee-ffff-gggg-hhhh
-n3    booting      52:54:00:12:34:04  -    -      -     iiii-jjjj-kkkk-llll
+n22   unreachable  52:54:00:12:34:03  -    -      -     compute
+n3    booting      52:54:00:12:34:04  -    -      -     unknown (3f9a2c112233)
 
 52:54:00:12:34:02 is pending; approve it with: muster node approve aaaa-bbbb-cccc-dddd
 n3 is booting (userland 40 %)
 `
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Errorf("listing differs (-want +got):\n%s", d)
+	}
+}
+
+func TestImageTexts(t *testing.T) {
+	const id, next = "3f9a2c11223344", "77aa0000000000"
+	for name, c := range map[string]struct {
+		node           api.Node
+		list, row, set string
+	}{
+		"nothing is known": {api.Node{Name: "n1"}, "-", "", "n1 boots the default image"},
+		"the default": {
+			api.Node{Name: "n1", Software: api.Software{ImageID: id}, Image: api.NodeImage{Name: "compute"}},
+			"compute", "compute (3f9a2c112233)", "n1 boots the default image, as it does now",
+		},
+		"another one next": {
+			api.Node{Name: "n1", Admin: api.AdminReady, Software: api.Software{ImageID: id}, Image: api.NodeImage{Name: "compute", Assigned: "gpu", Next: "gpu", NextID: next}},
+			"compute, next gpu", "compute (3f9a2c112233), next gpu; its own is gpu",
+			"n1 boots gpu (gpu 77aa00000000) the next time it starts: muster node reboot n1",
+		},
+		"one of the same name next": {
+			api.Node{Name: "n1", Admin: api.AdminReady, Software: api.Software{ImageID: id}, Image: api.NodeImage{Name: "compute", Next: "compute", NextID: next}},
+			"compute, next compute (77aa00000000)", "compute (3f9a2c112233), next compute (77aa00000000)",
+			"n1 boots the default image (compute 77aa00000000) the next time it starts: muster node reboot n1",
+		},
+		"one of another head": {
+			api.Node{Name: "n1", Software: api.Software{ImageID: id}, Image: api.NodeImage{Unknown: true}},
+			"unknown (3f9a2c112233)", "unknown (3f9a2c112233)", "n1 boots the default image",
+		},
+		"its own is gone": {
+			api.Node{Name: "n1", Software: api.Software{ImageID: id}, Image: api.NodeImage{Name: "compute", Assigned: "gpu", Missing: true}},
+			"compute, next gpu, which is not published", "compute (3f9a2c112233), next gpu, which is not published; its own is gpu", "n1 boots gpu",
+		},
+		"declared": {
+			api.Node{MAC: "52:54:00:12:34:01", Image: api.NodeImage{Assigned: next, Next: "gpu", NextID: next}},
+			"-, next gpu", "-, next gpu; its own is 77aa00000000", "52:54:00:12:34:01 boots 77aa00000000 (gpu 77aa00000000) when it comes",
+		},
+	} {
+		var b strings.Builder
+		if err := writeAssigned(&b, []api.Node{c.node}); err != nil {
+			t.Fatal(err)
+		}
+		if l, r, s := imageText(c.node), imageRow(c.node), strings.TrimSpace(b.String()); l != c.list || r != c.row || s != c.set {
+			t.Errorf("%s: %q, %q, %q; want %q, %q, %q", name, l, r, s, c.list, c.row, c.set)
+		}
+	}
+}
+
+func TestUserlandRow(t *testing.T) {
+	const u = "1111222233334444"
+	for _, c := range []struct {
+		sw   api.Software
+		want string
+	}{
+		{api.Software{ImageID: "i", Userland: u, UserlandWanted: u}, "111122223333"},
+		{api.Software{ImageID: "i", UserlandWanted: u}, "111122223333, which it does not hold yet"},
+		{api.Software{ImageID: "i"}, "none: only tasks that name it (--on n3) run there"},
+		{api.Software{}, ""},
+	} {
+		if got := userlandRow(api.Node{Name: "n3", Admin: api.AdminReady, Software: c.sw}); got != c.want {
+			t.Errorf("userlandRow(%+v) = %q, want %q", c.sw, got, c.want)
+		}
 	}
 }

@@ -118,12 +118,16 @@ func offeredCores(n Node) int {
 
 func (o *offer) memLeft() int64 { return min(o.MemMiB-o.MemPlaced, o.MemFree) }
 
+// mustBeNamed tells whether o is closed to r, which names no node.
+func (o *offer) mustBeNamed(r *Request) bool { return o.NoUserland && len(r.On) == 0 }
+
 // fits tells whether a task of r can start on o now.
 func (o *offer) fits(r *Request) bool {
-	return o.Ready && o.offered-o.Running >= r.Cores && (r.MemMiB <= 0 || o.memLeft() >= r.MemMiB)
+	return o.Ready && !o.mustBeNamed(r) && o.offered-o.Running >= r.Cores && (r.MemMiB <= 0 || o.memLeft() >= r.MemMiB)
 }
 
-// couldRun tells whether a task of r could ever start on o.
+// couldRun tells whether a task of r could ever start on o: also on one that has no
+// userland today and may be booted with another image.
 func (o *offer) couldRun(r *Request) bool {
 	cores := o.offered
 	if o.Weight <= 0 {
@@ -317,7 +321,7 @@ func whyNot(all []offer, r *Request) string {
 	}
 	parts := make([]string, 0, len(order))
 	for _, why := range order {
-		parts = append(parts, few(by[why])+" "+why)
+		parts = append(parts, obstacleText(by[why], why))
 	}
 	if len(parts) > 4 {
 		parts = append(parts[:3], fmt.Sprintf("and %d more reasons", len(parts)-3))
@@ -325,11 +329,29 @@ func whyNot(all []offer, r *Request) string {
 	return "waits: " + strings.Join(parts, ", ")
 }
 
+// noUserland is the obstacle whose text names the nodes once more.
+const noUserland = "no userland"
+
+// obstacleText says what is in the way on nodes.
+func obstacleText(names []string, why string) string {
+	switch {
+	case why != noUserland:
+		return few(names) + " " + why
+	case len(names) == 1:
+		return fmt.Sprintf("%s has no userland: only tasks that name it (--on %s) run there", names[0], names[0])
+	case len(names) <= 3:
+		return fmt.Sprintf("%s have no userland: only tasks that name them (--on %s) run there", few(names), strings.Join(names, ","))
+	}
+	return few(names) + " have no userland: only tasks that name them (--on NODES) run there"
+}
+
 func obstacle(o *offer, r *Request, used bool) string {
 	free := o.offered - o.Running
 	switch {
 	case !o.couldRun(r):
 		return "too small"
+	case o.mustBeNamed(r):
+		return noUserland
 	case !o.Ready && o.Reason != "":
 		return o.Reason
 	case !o.Ready:

@@ -19,6 +19,8 @@ func with(n Node, change func(*Node)) Node {
 	return n
 }
 
+func bare(n *Node) { n.NoUserland = true }
+
 func tasks(n int) []int {
 	t := make([]int, n)
 	for i := range t {
@@ -155,6 +157,35 @@ func TestPlace(t *testing.T) {
 			queue: []Request{{Job: 1, Tasks: tasks(2)}},
 			want:  []string{"1 waits x2: waits: n1 is paused, n2 is unreachable"},
 		},
+		"no userland: only who names it": {
+			nodes: []Node{with(node("n1", 1, 1, 1000), func(n *Node) { n.Running = 1 }), with(node("n3", 8, 9, 1000), bare)},
+			queue: []Request{{Job: 1, Tasks: tasks(1)}, {Job: 2, Tasks: tasks(1), On: []string{"n3"}}, {Job: 3, Tasks: tasks(2), On: []string{"n1", "n3"}, Spread: true}},
+			want: []string{
+				"2.0 n3: the only node with room",
+				"3.0 n3: the only node with room",
+				"1 waits x1: waits: n1 full, n3 has no userland: only tasks that name it (--on n3) run there",
+				"3 waits x1: waits: n1 full, n3 has a task of this job",
+			},
+		},
+		"no userland: with a better one": {
+			nodes: []Node{node("n1", 1, 1, 1000), with(node("n3", 8, 9, 1000), bare)},
+			queue: []Request{{Job: 1, Tasks: tasks(1)}},
+			want:  []string{"1.0 n1: the only node with room"},
+		},
+		"no userland: several": {
+			nodes: []Node{with(node("n3", 8, 9, 1000), bare), with(node("n4", 8, 9, 1000), bare), with(node("n5", 1, 9, 1000), bare)},
+			queue: []Request{{Job: 1, Tasks: tasks(1)}, {Job: 2, Tasks: tasks(1), Cores: 2}, {Job: 3, Tasks: tasks(1), Cores: 9}},
+			want: []string{
+				"1 waits x1: waits: n3 n4 n5 have no userland: only tasks that name them (--on n3,n4,n5) run there",
+				"2 waits x1: waits: n3 n4 have no userland: only tasks that name them (--on n3,n4) run there, n5 too small",
+				"3 never x1: no node has 9 cores: the largest offers 8",
+			},
+		},
+		"no userland: many": {
+			nodes: []Node{with(node("n1", 1, 1, 9), bare), with(node("n2", 1, 1, 9), bare), with(node("n3", 1, 1, 9), bare), with(node("n4", 1, 1, 9), bare)},
+			queue: []Request{{Job: 1, Tasks: tasks(1)}},
+			want:  []string{"1 waits x1: waits: 4 nodes have no userland: only tasks that name them (--on NODES) run there"},
+		},
 		"no node": {
 			queue: []Request{{Job: 1, Tasks: tasks(2)}},
 			want:  []string{"1 waits x2: there is no node yet"},
@@ -190,13 +221,14 @@ func text(r Result) []string {
 }
 
 func TestUnsatisfiable(t *testing.T) {
-	nodes := []Node{node("n1", 4, 1, 1000), {Name: "n2", Cores: 8, Weight: 100, MemMiB: 1000}}
+	nodes := []Node{node("n1", 4, 1, 1000), {Name: "n2", Cores: 8, Weight: 100, MemMiB: 1000, NoUserland: true}}
 	tests := map[string]struct {
 		req  Request
 		want string
 	}{
 		"fits a node that is not ready": {Request{Tasks: tasks(1), Cores: 8}, ""},
 		"more tasks than cores":         {Request{Tasks: tasks(100)}, ""},
+		"no userland today":             {Request{Tasks: tasks(1), Cores: 7}, ""},
 		"too many cores":                {Request{Tasks: tasks(1), Cores: 9}, "no node has 9 cores: the largest offers 8"},
 		"spread over three": {
 			Request{Tasks: tasks(3), Spread: true},
@@ -226,6 +258,7 @@ func drawNodes(t *rapid.T) []Node {
 			Cores: cores, Speed: rapid.Float64Range(0, 4).Draw(t, "speed"), Weight: rapid.IntRange(0, 200).Draw(t, "weight"),
 			MemMiB: total, MemFree: rapid.Int64Range(0, total).Draw(t, "free"),
 			Running: rapid.IntRange(0, cores).Draw(t, "running"), MemPlaced: rapid.Int64Range(0, total).Draw(t, "placed"),
+			NoUserland: rapid.IntRange(0, 3).Draw(t, "userland") == 0,
 		}
 	}
 	return nodes
@@ -273,6 +306,9 @@ func TestPlaceProperties(t *testing.T) {
 			r, o := byJob[p.Job], index[p.Node]
 			if !o.fits(&r) {
 				t.Fatalf("job %d task %d does not fit on %+v", p.Job, p.Task, o)
+			}
+			if len(r.On) == 0 && o.NoUserland {
+				t.Fatalf("job %d names no node and was placed on %s, which has no userland", p.Job, p.Node)
 			}
 			if len(r.On) > 0 && !strings.Contains("n1 n3", p.Node) {
 				t.Fatalf("job %d was placed on %s, asked for %v", p.Job, p.Node, r.On)

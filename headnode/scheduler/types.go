@@ -13,6 +13,8 @@ type Node struct {
 	Running   int     // cores asked for by tasks placed there and not ended, ours included
 	MemPlaced int64   // MiB asked for by those tasks
 	Runnable  float64 // load by its last report
-	ImageID   string
-	RuntimeID string
+	// NoUserland: its tasks see next to nothing, so it takes only those that name it.
+	NoUserland bool
+	ImageID    string
+	RuntimeID  string
 }
