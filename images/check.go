@@ -42,6 +42,9 @@ func (d *Definition) Check() error {
 	add(checkMirror(d.Mirror))
 	add(checkKernel(d.Kernel))
 	add(checkModules(d.Modules))
+	if d.Modules.Rest == RestFetch && !d.hasUserland() {
+		add(errors.New("modules: rest: fetch needs a userland, which has the index of all modules; give packages, or leave rest out"))
+	}
 	for _, g := range d.Firmware {
 		add(checkGroup("firmware", g, groupNames(FirmwareGroups(), func(g FirmwareGroup) string { return g.Name })))
 	}
@@ -131,6 +134,9 @@ func checkModules(m Modules) error {
 		if !moduleRE.MatchString(name) {
 			errs = append(errs, fmt.Errorf("modules: names: %q cannot be the name of a kernel module", name))
 		}
+	}
+	if rests := []string{RestFetch, RestNone}; m.Rest != "" && !slices.Contains(rests, m.Rest) {
+		errs = append(errs, fmt.Errorf("modules: rest: %q%s; can be: %s", m.Rest, didYouMean(m.Rest, rests), strings.Join(rests, ", ")))
 	}
 	return errors.Join(errs...)
 }

@@ -49,7 +49,24 @@ type Kernel struct {
 type Modules struct {
 	Groups []string `yaml:"groups" json:"groups,omitempty"` // see [ModuleGroups]
 	Names  []string `yaml:"names" json:"names,omitempty"`   // modules by name
+	// Rest says what becomes of all others of the kernel, see [RestFetch]; "": fetch
+	// where there is a userland, else none.
+	Rest string `yaml:"rest" json:"rest,omitempty"`
 }
+
+// Values of [Modules.Rest].
+const (
+	RestFetch = "fetch" // a node that has joined fetches a module when it is needed
+	RestNone  = "none"  // nodes do not have them
+)
+
+// WantsRest says whether nodes shall be able to get all modules of their kernel.
+func (d *Definition) WantsRest() bool {
+	return d.Modules.Rest == RestFetch || d.Modules.Rest == "" && d.hasUserland()
+}
+
+// hasUserland says whether the image has one.
+func (d *Definition) hasUserland() bool { return len(d.Packages) > 0 }
 
 // File is a file that a definition adds to the initramfs.
 type File struct {
