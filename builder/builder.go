@@ -116,7 +116,14 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepKernel, End: true, Cached: cached, Detail: fmt.Sprintf("%s, %d modules", kernel.Release, kernel.Count)})
-	userland, cached, err := userlandStep(ctx, cfg, store, during(StepUserland, cfg, client), lock)
+	pack, cached, err := packStep(ctx, cfg, store, during(StepModules, cfg, client), lock)
+	if err != nil {
+		return nil, err
+	}
+	if pack.Count > 0 {
+		cfg.Progress(Event{Step: StepModules, End: true, Cached: cached, Detail: fmt.Sprintf("%d, %.1f MB, fetched one by one", pack.Count, float64(pack.Pack.Size)/1e6)})
+	}
+	userland, cached, err := userlandStep(ctx, cfg, store, during(StepUserland, cfg, client), lock, pack)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +159,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress(Event{Step: StepBill, End: true, Cached: cached})
-	manifest := manifestOf(cfg, lock, ids, kernel, userland, loaders, archive, iso, commands, bill)
+	manifest := manifestOf(cfg, lock, ids, kernel, pack, userland, loaders, archive, iso, commands, bill)
 	if err := write(ctx, cfg, store, manifest); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"muster/builder/deb/debtest"
 	"muster/images"
 	"muster/initramfs"
 )
@@ -41,7 +42,11 @@ func TestExamples(t *testing.T) {
 		},
 		"snapshot.yaml": func(t *testing.T, c Contents) { wantWords(t, []string{c.Manifest.Kernel}, newKernel) },
 	}
-	a := testArchive(t)
+	base, err := images.Load("compute")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := testArchive(t, debtest.Programs(base.Packages...)...)
 	found, err := filepath.Glob("../images/examples/*.yaml")
 	if err != nil || len(found) != len(checks) {
 		t.Fatalf("examples are %v, %v; want %d", found, err, len(checks))

@@ -7,6 +7,7 @@ type Step string
 const (
 	StepLock      Step = "lock"      // find out which packages
 	StepKernel    Step = "kernel"    // fetch kernel and firmware, pack the modules
+	StepModules   Step = "modules"   // pack and index all modules of the kernel
 	StepUserland  Step = "userland"  // fetch, unpack and pack what tasks see
 	StepLoaders   Step = "loaders"   // network boot programs
 	StepCommands  Step = "commands"  // compile the definition's own Go commands

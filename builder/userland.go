@@ -35,6 +35,7 @@ type userlandInputs struct {
 	Format   int
 	Packages []string // SHA-256
 	Init     string
+	Modules  []namedBlob // index of the kernel's modules
 	Time     time.Time
 	Fast     bool
 	Own      string `json:",omitempty"` // what the definition itself brings, see ownInUserland
@@ -61,13 +62,13 @@ func (u userlandFiles) summary() string {
 }
 
 // userlandStep unpacks the packages of the userland and packs what tasks shall see of them.
-func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock) (userlandFiles, bool, error) {
+func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock, pack packFiles) (userlandFiles, bool, error) {
 	packages := lock.ByRole(images.RoleUserland)
 	if len(packages) == 0 {
 		return userlandFiles{}, false, nil
 	}
 	in := userlandInputs{
-		Format: userlandFormat, Packages: hashesOf(packages), Init: hashBytes(cfg.Init),
+		Format: userlandFormat, Packages: hashesOf(packages), Init: hashBytes(cfg.Init), Modules: pack.Index,
 		Time: imageTime(cfg, lock), Fast: cfg.Fast, Own: ownInUserland(cfg.Definition),
 	}
 	u, cached, err := runStep(ctx, c, "userland", in, func() (userlandFiles, error) {
@@ -75,7 +76,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 		if err != nil {
 			return userlandFiles{}, err
 		}
-		return packUserland(ctx, cfg, c, in.Time, files)
+		return packUserland(ctx, cfg, c, in.Time, files, pack)
 	})
 	if err != nil {
 		return u, cached, fmt.Errorf("userland: %w", err)
@@ -83,7 +84,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 	return u, cached, nil
 }
 
-func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, packages []fetched) (userlandFiles, error) {
+func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, packages []fetched, pack packFiles) (userlandFiles, error) {
 	spool, err := os.CreateTemp(filepath.Join(c.dir, "tmp"), "userland-*")
 	if err != nil {
 		return userlandFiles{}, err
@@ -100,10 +101,7 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pa
 			return userlandFiles{}, err
 		}
 	}
-	if err := r.addOwn(); err != nil {
-		return userlandFiles{}, err
-	}
-	if err := r.finish(cfg.Init); err != nil {
+	if err := errors.Join(r.addOwn(), pack.addTo(r.tree, c), r.finish(cfg.Init)); err != nil {
 		return userlandFiles{}, err
 	}
 	cfg.Progress(Event{Step: StepUserland, Detail: fmt.Sprintf("packing %d files", r.tree.Len())})

@@ -235,7 +235,7 @@ func TestUserlandIsNamed(t *testing.T) {
 		t.Errorf("userland.json (-want +got):\n%s", diff)
 	}
 	checked, err := Verify(cfg.Out)
-	if err != nil || !slices.ContainsFunc(checked, func(c Checked) bool { return c.What == "userland, squashfs, 18 files, nodes from 256 MiB" }) {
+	if err != nil || !slices.ContainsFunc(checked, func(c Checked) bool { return c.What == "userland, squashfs, 25 files, nodes from 256 MiB" }) {
 		t.Errorf("verify says %+v, %v", checked, err)
 	}
 	if _, ok := records(t, mustOut(t, testDefinition))["etc/muster/userland.json"]; ok {

@@ -124,6 +124,10 @@ func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked,
 		if err = sameHash(name, a); err == nil {
 			c.What, err = verifyUserland(name, a)
 		}
+	case images.KindModules:
+		if err = sameHash(name, a); err == nil {
+			c.What, err = verifyModules(dir, name, m)
+		}
 	case images.KindKernel:
 		c.What = "kernel " + m.Kernel
 		err = sameHash(name, a)
@@ -235,6 +239,19 @@ func verifyUserland(name string, a images.Artifact) (string, error) {
 		return err
 	})
 	return fmt.Sprintf("userland, squashfs, %d files, nodes from %d MiB", files, a.Userland().MemoryMiB), err
+}
+
+// verifyModules compares the modules that nodes fetch with the index in the userland.
+func verifyModules(dir, name string, m *images.Manifest) (string, error) {
+	u, ok := m.File(images.KindUserland)
+	if !ok {
+		return "", errors.New("there is no userland, which has its index")
+	}
+	index, err := packIndex(filepath.Join(dir, filepath.FromSlash(u.Name)), m.Kernel)
+	if err != nil {
+		return "", fmt.Errorf("reading its index in the userland: %w", err)
+	}
+	return verifyPack(name, index)
 }
 
 // verifyISO checks a medium with the manifest beside it. Where its hash differs, the medium's

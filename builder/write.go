@@ -19,7 +19,7 @@ import (
 const manifestName = "manifest.json"
 
 // manifestOf lists what an image consists of.
-func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, u userlandFiles, l loaderFiles, archive initramfsFile, iso *isoFile, commands []goCommand, bill billFiles) *images.Manifest {
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, pack packFiles, u userlandFiles, l loaderFiles, archive initramfsFile, iso *isoFile, commands []goCommand, bill billFiles) *images.Manifest {
 	m := &images.Manifest{
 		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
 		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
@@ -32,6 +32,9 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, u userlan
 	}
 	if u.Packages > 0 {
 		m.Artifacts = append(m.Artifacts, u.artifact())
+	}
+	if pack.Count > 0 {
+		m.Artifacts = append(m.Artifacts, pack.artifact())
 	}
 	for _, x := range l.Loaders {
 		m.Artifacts = append(m.Artifacts, images.Artifact{

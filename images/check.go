@@ -41,6 +41,9 @@ func (d *Definition) Check() error {
 	add(checkMirror(d.Mirror))
 	add(checkKernel(d.Kernel))
 	add(checkModules(d))
+	if d.Modules.Rest == RestFetch && !d.HasUserland() {
+		add(errors.New("modules: rest: fetch needs a userland, which has the index of all modules; give packages, or leave rest out"))
+	}
 	for _, g := range d.Firmware {
 		add(checkGroup("firmware", g, groupNames(FirmwareGroups(), func(g FirmwareGroup) string { return g.Name })))
 	}
@@ -108,6 +111,10 @@ func checkModules(d *Definition) error {
 		if !moduleRE.MatchString(name) {
 			errs = append(errs, fmt.Errorf("modules: names: %q cannot be the name of a kernel module%s", name, d.Where("modules.names", name)))
 		}
+	}
+	rest, rests := d.Modules.Rest, []string{RestFetch, RestNone}
+	if rest != "" && !slices.Contains(rests, rest) {
+		errs = append(errs, fmt.Errorf("modules: rest: %q%s; can be: %s", rest, didYouMean(rest, rests), strings.Join(rests, ", ")))
 	}
 	return errors.Join(append(errs, checkOptions(d))...)
 }

@@ -56,6 +56,20 @@ type Modules struct {
 	Names  []string `yaml:"names" json:"names,omitempty"`   // modules by name
 	// Options are parameters by module, separated by spaces: "InterruptThrottleRate=1".
 	Options map[string]string `yaml:"options" json:"options,omitempty"`
+	// Rest says what becomes of all others of the kernel, see [RestFetch]; "": fetch
+	// where there is a userland, else none.
+	Rest string `yaml:"rest" json:"rest,omitempty"`
+}
+
+// Values of [Modules.Rest].
+const (
+	RestFetch = "fetch" // a node that has joined fetches a module when it is needed
+	RestNone  = "none"  // nodes do not have them
+)
+
+// WantsRest says whether nodes shall be able to get all modules of their kernel.
+func (d *Definition) WantsRest() bool {
+	return d.Modules.Rest == RestFetch || d.Modules.Rest == "" && d.HasUserland()
 }
 
 // File is a file that a definition adds to an image, or a tree of files: exactly one of

@@ -76,6 +76,8 @@ func TestCheckErrors(t *testing.T) {
 		"no arch":       {"name: x\n", "arch: is missing"},
 		"bad name":      {strings.Replace(base, "name: x", "name: X/y", 1), `name: "X/y" has to be`},
 		"module group":  {base + "modules: {groups: [ethernt]}\n", `modules: groups: there is no group "ethernt" (did you mean "ethernet"?)`},
+		"module rest":   {base + "modules: {rest: fecth}\n", `modules: rest: "fecth" (did you mean "fetch"?); can be: fetch, none`},
+		"rest alone":    {base + "modules: {rest: fetch}\n", "modules: rest: fetch needs a userland"},
 		"module name":   {base + "modules: {names: [../x]}\n", `modules: names: "../x" cannot be`},
 		"firmware":      {base + "firmware: [realtec]\n", `firmware: there is no group "realtec" (did you mean "realtek"?)`},
 		"mirror":        {base + "mirror: ftp://x\n", `mirror: "ftp://x" is no http`},
@@ -248,7 +250,7 @@ func TestHashSeesEverything(t *testing.T) {
 	seen := map[string]string{}
 	for name, more := range map[string]string{
 		"nothing": "", "module": "modules: {names: [nfs]}\n", "group": "modules: {groups: [base]}\n", "firmware": "firmware: [realtek]\n",
-		"command": "commands: [ls]\n", "package": "packages: [vim]\n",
+		"command": "commands: [ls]\n", "package": "packages: [vim]\n", "rest": "modules: {rest: none}\n",
 		"file": "files: [{path: /x}]\n", "content": "files: [{path: /x, content: y}]\n", "mode": "files: [{path: /x, mode: 0600}]\n",
 		"owner": "files: [{path: /x, owner: 1}]\n",
 	} {

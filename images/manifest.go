@@ -45,6 +45,7 @@ const (
 	KindSources   ArtifactKind = "sources"  // where the sources of it are
 	KindISO       ArtifactKind = "iso"      // hybrid file for CD and USB stick
 	KindUserland  ArtifactKind = "userland" // squashfs that tasks see
+	KindModules   ArtifactKind = "modules"  // tar of all modules of the kernel, of which nodes fetch single ones
 )
 
 // ChunkSize is how many bytes of a userland are checked at a time.

@@ -148,6 +148,7 @@ func merge(base, d *Definition) *Definition {
 	m.Modules.Groups = mergeList(base.Modules.Groups, d.Modules.Groups)
 	m.Modules.Names = mergeList(base.Modules.Names, d.Modules.Names)
 	m.Modules.Options = mergeMap(base.Modules.Options, d.Modules.Options)
+	m.Modules.Rest = either(d.Modules.Rest, base.Modules.Rest)
 	m.Firmware = mergeList(base.Firmware, d.Firmware)
 	m.Commands = mergeList(base.Commands, d.Commands)
 	m.GoCommands = mergeList(base.GoCommands, d.GoCommands)

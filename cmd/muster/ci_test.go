@@ -10,6 +10,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"muster/builder/deb/debtest"
+	"muster/images"
 	"muster/internal/need"
 )
 
@@ -22,6 +23,16 @@ firmware: [realtek]
 kernel:
   cmdline: ... quiet
 `
+
+// siteArchive has what siteDefinition asks for.
+func siteArchive(t *testing.T) *debtest.Archive {
+	t.Helper()
+	base, err := images.Load("compute")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return debtest.Small(t, "6.12.9+deb13-amd64", "6.12.10+deb13-amd64", debtest.Programs(base.Packages...)...)
+}
 
 // ciStep is a shell script of a CI file.
 type ciStep struct{ name, script string }
@@ -141,7 +152,7 @@ func newCIRunner(t *testing.T) *ciRunner {
 	}
 	top := t.TempDir()
 	c := &ciRunner{dir: filepath.Join(top, "clone"), origin: filepath.Join(top, "origin.git")}
-	c.archive = debtest.Small(t, "6.12.9+deb13-amd64", "6.12.10+deb13-amd64")
+	c.archive = siteArchive(t)
 	// The indexes of the test's archive are of the past; they do not run out.
 	c.archive.Publish(t, debtest.Suite{Name: "trixie-updates"})
 	program := filepath.Join(top, "muster")

@@ -28,7 +28,7 @@ func TestInterruptedBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	archive := debtest.Small(t, "6.12.9+deb13-amd64", "6.12.10+deb13-amd64")
+	archive := siteArchive(t)
 	archive.Publish(t, debtest.Suite{Name: "trixie-updates"})
 	stuck := make(chan struct{})
 	var mu sync.Mutex
@@ -76,7 +76,13 @@ func TestInterruptedBuild(t *testing.T) {
 		return cmd, &out
 	}
 	cmd, out := build()
-	<-stuck
+	select {
+	case <-stuck:
+	case <-time.After(time.Minute):
+		cmd.Process.Kill()
+		cmd.Wait()
+		t.Fatalf("the kernel was not asked for; the build said:\n%s", out)
+	}
 	waitForPartial(t, filepath.Join(dir, "cache", "partial"), 100)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)

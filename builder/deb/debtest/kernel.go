@@ -44,6 +44,17 @@ func versionOf(kernel string) string {
 	return version + "-1"
 }
 
+// Programs returns packages of those names, each with one program.
+func Programs(names ...string) []Package {
+	var out []Package
+	for _, name := range names {
+		out = append(out, Package{Name: name, Version: "1", Arch: "amd64", Files: []File{
+			{Path: "usr/bin/" + name, Data: name}, {Path: "usr/share/doc/" + name + "/copyright", Data: copyrightHead + "Files: *\nLicense: GPL-2+\n"},
+		}})
+	}
+	return out
+}
+
 // Kernel returns a kernel and the meta package that names it.
 func Kernel(t testing.TB, meta, release, version string) []Package {
 	t.Helper()
