@@ -47,11 +47,7 @@ func (d *Definition) Check() error {
 	for _, g := range d.Firmware {
 		add(checkGroup("firmware", g, groupNames(FirmwareGroups(), func(g FirmwareGroup) string { return g.Name })))
 	}
-	for _, p := range d.Packages {
-		if !packageRE.MatchString(p) {
-			add(fmt.Errorf("packages: %q cannot be the name of a Debian package", p))
-		}
-	}
+	add(checkUserland(d))
 	for _, c := range d.GoCommands {
 		add(checkGoCommand(c))
 	}

@@ -33,7 +33,9 @@ type Definition struct {
 	Commands   []string `yaml:"commands" json:"commands,omitempty"` // u-root commands; none: all of the busybox
 	GoCommands []string `yaml:"go-commands" json:"-"`               // import paths with version, or folders
 	Files      []File   `yaml:"files" json:"files,omitempty"`
-	Packages   []string `yaml:"packages" json:"packages,omitempty"` // of the userland
+	// Packages of the userland, "name" or "name=version", and its other sources.
+	Packages []string `yaml:"packages" json:"packages,omitempty"`
+	Userland []Source `yaml:"userland" json:"userland,omitempty"`
 
 	Groups   []Group           `yaml:"groups" json:"groups,omitempty"`
 	Users    []User            `yaml:"users" json:"users,omitempty"`

@@ -74,6 +74,9 @@ func loadChain(ref, dir string, chain []string) (d *Definition, origin string, e
 	if d.Keyring != "" && !filepath.IsAbs(d.Keyring) {
 		d.Keyring = filepath.Join(defDir, d.Keyring)
 	}
+	for i := range d.Userland {
+		d.Userland[i].base = defDir
+	}
 	d.Kernel.resolve(defDir)
 	for i := range d.Files {
 		f := &d.Files[i]

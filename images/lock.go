@@ -59,6 +59,8 @@ type Lock struct {
 	// time of all files in the artifacts.
 	Date     time.Time       `json:"date"`
 	Packages []LockedPackage `json:"packages"` // sorted by name
+	// Sources are those of the userland beside packages, in the order of [Definition.Stack].
+	Sources []LockedSource `json:"sources,omitempty"`
 }
 
 // LockedPackage is one package file, exactly.
@@ -76,6 +78,9 @@ type LockedPackage struct {
 	Path       string `json:"path"`  // below the base URL of a mirror of that suite
 	Size       int64  `json:"size"`
 	SHA256     string `json:"sha256"`
+	// File is where a package of the site's own is, as the definition says it; then Suite is
+	// [LocalSuite] and Path only tells it from others.
+	File string `json:"file,omitempty"`
 }
 
 // Package returns p as a manifest lists it.
@@ -147,6 +152,11 @@ func (l *Lock) check() error {
 			return fmt.Errorf("package %s is there twice", p.Name)
 		}
 		seen[p.Name] = true
+	}
+	for _, s := range l.Sources {
+		if err := s.check(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// LockChange is a package that differs between two locks.
+// LockChange is a package, or another source of the userland, that differs between two locks.
 type LockChange struct {
-	Package  string `json:"package"`
-	Old      string `json:"old,omitempty"` // version; "": the old lock does not have the package
-	New      string `json:"new,omitempty"` // version; "": the new lock does not have it
+	Package  string `json:"package"`       // of a source its kind and where it is: oci ./base
+	Old      string `json:"old,omitempty"` // version or digest; "": the old lock does not have it
+	New      string `json:"new,omitempty"` // likewise
 	Suite    string `json:"suite"`         // that the new version is from, or the old where there is no new
 	Security bool   `json:"security"`      // the new version is from a suite of security updates
 }
@@ -38,6 +38,7 @@ func DiffLocks(old, fresh *Lock) []LockChange {
 	for _, p := range have {
 		changes = append(changes, LockChange{Package: p.Name, Old: p.Version, Suite: p.Suite})
 	}
+	changes = append(changes, diffSources(old, fresh)...)
 	slices.SortFunc(changes, func(a, b LockChange) int { return strings.Compare(a.Package, b.Package) })
 	return changes
 }
@@ -50,11 +51,16 @@ type Request struct {
 	Kernel   string   `json:"kernel"`
 	Firmware []string `json:"firmware"`
 	Packages []string `json:"packages"`
+	// Userland are its sources in their order, in words.
+	Userland []string `json:"userland,omitempty"`
 }
 
 // Request returns what d asks of the package archive.
 func (d *Definition) Request() Request {
-	return Request{Arch: d.Arch, Suite: d.Suite, Kernel: d.Kernel.Package, Firmware: d.Firmware, Packages: d.Packages}
+	return Request{
+		Arch: d.Arch, Suite: d.Suite, Kernel: d.Kernel.Package, Firmware: d.Firmware,
+		Packages: d.AllPackages(), Userland: d.sourcesAsked(),
+	}
 }
 
 // Hash returns the SHA-256 of r. A list that is not there and one without items differ in
@@ -64,7 +70,8 @@ func (r Request) Hash() string {
 		Arch, Suite, Kernel string
 		Firmware, Packages  []string
 		Loaders             []string // of media, which every lock has
-	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, MediumPackages()})
+		Userland            []string `json:",omitempty"`
+	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, MediumPackages(), r.Userland})
 }
 
 // Against says in words what r asks for that other does not, and the reverse.
@@ -99,5 +106,6 @@ func (r Request) Against(other Request) string {
 	}
 	list("firmware", r.Firmware, other.Firmware)
 	list("packages", r.Packages, other.Packages)
+	list("userland", r.Userland, other.Userland)
 	return strings.Join(parts, "; ")
 }

@@ -153,6 +153,7 @@ func merge(base, d *Definition) *Definition {
 	m.Commands = mergeList(base.Commands, d.Commands)
 	m.GoCommands = mergeList(base.GoCommands, d.GoCommands)
 	m.Packages = mergeList(base.Packages, d.Packages)
+	m.Userland = mergeSources(base.Userland, d.Userland)
 	m.Files = mergeFiles(base.Files, d.Files)
 	m.Media = mergeList(base.Media, d.Media)
 	m.Site = mergeSite(base.Site, d.Site)

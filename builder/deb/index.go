@@ -167,10 +167,17 @@ func (x *Index) prepare() error {
 		if p.Essential {
 			x.essential = append(x.essential, name)
 		}
-		for _, group := range p.Provides {
-			for _, v := range group {
-				if list := providers[v.Name]; len(list) == 0 || list[len(list)-1] != name {
-					providers[v.Name] = append(list, name)
+		// A pin may choose any version: what one of them provides is asked again of that which is chosen.
+		for _, e := range x.entries[name] {
+			p, err := parsePackage(e)
+			if err != nil {
+				continue
+			}
+			for _, group := range p.Provides {
+				for _, v := range group {
+					if list := providers[v.Name]; len(list) == 0 || list[len(list)-1] != name {
+						providers[v.Name] = append(list, name)
+					}
 				}
 			}
 		}

@@ -13,14 +13,18 @@ const maxTakenBack = 1000
 
 // Request is what [Resolve] is asked for.
 type Request struct {
-	Packages  []string // names; a virtual one stands for the only package that provides it
-	Essential bool     // also those without which a Debian is not expected to work
+	// Packages are names, with "=version" behind them where only that will do; a * at
+	// the end of it stands for any ending. A virtual name stands for the only package that provides it.
+	Packages []string
+	// Local are suites of which every package is taken, and counts before all others of its name.
+	Local     string
+	Essential bool // also those without which a Debian is not expected to work
 	// Nearest names what is similar to a name that does not exist, for error messages; nil: nothing.
 	Nearest func(name string, among []string) []string
 }
 
 // Resolve returns the packages of a request with all that they depend on, sorted by
-// name: the highest version of each. What is only recommended is left out.
+// name: the highest version of each, or of those that a pin admits. What is only recommended is left out.
 //
 // Where there are alternatives, one that is in already for another reason is
 // enough; else the first counts, and of those that provide a virtual package
@@ -32,8 +36,11 @@ func Resolve(x *Index, req Request) ([]Package, error) {
 		return nil, err
 	}
 	r := &resolver{index: x, nearest: req.Nearest, known: make(map[string]*node)}
+	names, err := r.pin(req)
+	if err != nil {
+		return nil, err
+	}
 	s := state{chosen: make(map[string]*node), why: make(map[string]string)}
-	var err error
 	if req.Essential {
 		for _, name := range x.essential {
 			if err := r.ask(&s, name, "every userland has it"); err != nil {
@@ -41,7 +48,7 @@ func Resolve(x *Index, req Request) ([]Package, error) {
 			}
 		}
 	}
-	for _, name := range req.Packages {
+	for _, name := range names {
 		if err := r.ask(&s, name, "asked for"); err != nil {
 			return nil, err
 		}
@@ -65,6 +72,7 @@ type node struct {
 
 type resolver struct {
 	index     *Index
+	pins      map[string]pin // by name of package
 	nearest   func(string, []string) []string
 	known     map[string]*node
 	takenBack int
@@ -99,7 +107,7 @@ func (r *resolver) get(name string) (*node, error) {
 	if n, ok := r.known[name]; ok {
 		return n, nil
 	}
-	p, err := r.index.Latest(name)
+	p, err := r.latest(name)
 	if errors.Is(err, ErrNoPackage) {
 		r.known[name] = nil
 		return nil, nil
@@ -338,7 +346,7 @@ func (r *resolver) unmet(s *state, n need) error {
 	var have []string
 	for _, rel := range n.of {
 		if p := r.known[rel.Name]; p != nil {
-			have = append(have, fmt.Sprintf("%s is version %s", p.Name, p.Version))
+			have = append(have, fmt.Sprintf("%s is version %s", p.Name, p.Version)+r.pinHint(rel))
 		} else {
 			have = append(have, fmt.Sprintf("no package %s%s", rel.Name, r.like(rel.Name)))
 		}
