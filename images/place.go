@@ -12,7 +12,7 @@ import (
 const noUserland = "this image has no userland; give packages, or leave it out"
 
 // HasUserland says whether tasks see a file system of their own.
-func (d *Definition) HasUserland() bool { return len(d.Packages) > 0 }
+func (d *Definition) HasUserland() bool { return len(d.Packages) > 0 || len(d.Userland) > 0 }
 
 // PlacesOf returns where in an image of d a file or tree is. Where f does not say it,
 // a file is in both and a tree, which may be large, in the userland alone; without a

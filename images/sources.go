@@ -120,9 +120,6 @@ func (s Source) OCIDigest() (ref, digest string) {
 	return ref, digest
 }
 
-// HasUserland says whether images of d have a userland.
-func (d *Definition) HasUserland() bool { return len(d.Packages) > 0 || len(d.Userland) > 0 }
-
 // AllPackages returns the names of all packages that d asks the archive for, with the pins
 // behind them: those of packages: and of the sources in userland:.
 func (d *Definition) AllPackages() []string {
