@@ -39,6 +39,9 @@ type userlandInputs struct {
 	Time     time.Time
 	Fast     bool
 	Own      string `json:",omitempty"` // what the definition itself brings, see ownInUserland
+	// Sources beside packages, and the order of all.
+	Sources []images.LockedSource `json:",omitempty"`
+	Order   []images.SourceKind   `json:",omitempty"`
 }
 
 // userlandFiles is the file system that tasks see. The zero value is none.
@@ -48,35 +51,53 @@ type userlandFiles struct {
 	Packages int
 	Files    int
 	Bytes    int64 // of all files, unpacked
+	Sources  int   // beside packages
+	Inside   []insidePackage
 }
 
-func (u userlandFiles) blobs() []deb.FileHash { return []deb.FileHash{u.Image} }
+func (u userlandFiles) blobs() []deb.FileHash {
+	all := []deb.FileHash{u.Image}
+	for _, p := range u.Inside {
+		all = append(all, p.Copyright.blobs()...)
+	}
+	return all
+}
 
 func (u userlandFiles) artifact() images.Artifact {
 	return images.Artifact{Kind: images.KindUserland, Name: userlandName, Size: u.Image.Size, SHA256: u.Image.SHA256, ChunksSHA256: u.Chunks}
 }
 
 func (u userlandFiles) summary() string {
-	return fmt.Sprintf("%d packages, %.1f MB (%.0f MB unpacked), nodes from %d MiB",
-		u.Packages, float64(u.Image.Size)/1e6, float64(u.Bytes)/1e6, images.UserlandMemoryMiB(u.Image.Size))
+	sources := ""
+	if u.Sources > 0 {
+		sources = fmt.Sprintf(", %d other sources", u.Sources)
+	}
+	return fmt.Sprintf("%d packages%s, %.1f MB (%.0f MB unpacked), nodes from %d MiB",
+		u.Packages, sources, float64(u.Image.Size)/1e6, float64(u.Bytes)/1e6, images.UserlandMemoryMiB(u.Image.Size))
 }
 
 // userlandStep unpacks the packages of the userland and packs what tasks shall see of them.
 func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock, pack packFiles) (userlandFiles, bool, error) {
 	packages := lock.ByRole(images.RoleUserland)
-	if len(packages) == 0 {
+	if !cfg.Definition.HasUserland() {
 		return userlandFiles{}, false, nil
 	}
 	in := userlandInputs{
 		Format: userlandFormat, Packages: hashesOf(packages), Init: hashBytes(cfg.Init), Modules: pack.Index,
 		Time: imageTime(cfg, lock), Fast: cfg.Fast, Own: ownInUserland(cfg.Definition),
 	}
+	if len(lock.Sources) > 0 {
+		in.Sources = lock.Sources
+		for _, s := range cfg.Definition.Stack() {
+			in.Order = append(in.Order, s.Kind())
+		}
+	}
 	u, cached, err := runStep(ctx, c, "userland", in, func() (userlandFiles, error) {
 		files, err := fetchAll(ctx, cfg, client, packages)
 		if err != nil {
 			return userlandFiles{}, err
 		}
-		return packUserland(ctx, cfg, c, in.Time, files, pack)
+		return packUserland(ctx, cfg, c, in.Time, lock, files, pack)
 	})
 	if err != nil {
 		return u, cached, fmt.Errorf("userland: %w", err)
@@ -84,7 +105,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 	return u, cached, nil
 }
 
-func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, packages []fetched, pack packFiles) (userlandFiles, error) {
+func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, lock *images.Lock, packages []fetched, pack packFiles) (userlandFiles, error) {
 	spool, err := os.CreateTemp(filepath.Join(c.dir, "tmp"), "userland-*")
 	if err != nil {
 		return userlandFiles{}, err
@@ -93,19 +114,14 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pa
 	defer spool.Close()
 	r := newRoot(mtime, spool)
 	r.definition = cfg.Definition
-	// base-files says how the folders are that all others put something in.
-	slices.SortStableFunc(packages, func(a, b fetched) int { return baseFirst(a) - baseFirst(b) })
-	for i, p := range packages {
-		cfg.Progress(Event{Step: StepUserland, Detail: fmt.Sprintf("unpacking %s (%d of %d)", p.Name, i+1, len(packages))})
-		if err := r.unpack(ctx, p); err != nil {
-			return userlandFiles{}, err
-		}
+	if err := r.addSources(ctx, cfg, lock, packages); err != nil {
+		return userlandFiles{}, err
 	}
 	if err := errors.Join(r.addOwn(), pack.addTo(r.tree, c), r.finish(cfg.Init)); err != nil {
 		return userlandFiles{}, err
 	}
 	cfg.Progress(Event{Step: StepUserland, Detail: fmt.Sprintf("packing %d files", r.tree.Len())})
-	out := userlandFiles{Packages: len(packages), Files: r.tree.Len()}
+	out := userlandFiles{Packages: len(packages), Files: r.tree.Len(), Sources: r.sources, Inside: r.inside}
 	opts := squashfs.Options{Time: mtime, Level: squashfs.Best, BlockSize: userlandBlock}
 	if cfg.Fast {
 		opts.Level = squashfs.Fast
@@ -158,17 +174,24 @@ type root struct {
 	scripts  []string              // postinst of all packages, in the order of unpacking
 	// definition brings files, users and groups of its own.
 	definition *images.Definition
+
+	level    int                 // of the source that is being laid, from 1
+	sources  int                 // that are no packages
+	links    map[string][]string // hard links by the file that they are names of
+	controls map[string]string   // control paragraphs of all packages, by name
+	inside   []insidePackage     // of container images
 }
 
-// installed is a package that was unpacked.
+// installed is a package that was unpacked, or another source of the userland.
 type installed struct {
+	level    int // of the source: a higher one lies over a lower one
 	name     string
 	replaces []deb.Alternatives
 	version  string
 }
 
 func newRoot(mtime time.Time, spool *os.File) *root {
-	return &root{tree: initramfs.NewTree(mtime), spool: spool, contents: make(map[string]*io.SectionReader), owners: make(map[string]*installed), definition: &images.Definition{}}
+	return &root{tree: initramfs.NewTree(mtime), spool: spool, contents: make(map[string]*io.SectionReader), owners: make(map[string]*installed), definition: &images.Definition{}, links: make(map[string][]string), controls: make(map[string]string)}
 }
 
 // leftOut are folders whose content no program of a task needs: manuals, translations and
@@ -194,7 +217,8 @@ func (r *root) unpack(ctx context.Context, p fetched) error {
 	if err != nil {
 		return fmt.Errorf("package %s %s: control: %w", p.Name, p.Version, err)
 	}
-	me := &installed{name: p.Name, version: p.Version}
+	me := &installed{name: p.Name, version: p.Version, level: r.level}
+	r.controls[p.Name] = string(control["control"])
 	if me.replaces, err = deb.ParseRelations(stanza.Field("Replaces")); err != nil {
 		return fmt.Errorf("package %s %s: Replaces: %w", p.Name, p.Version, err)
 	}
@@ -223,7 +247,7 @@ func (p fetched) control() (map[string][]byte, error) {
 // add adds one entry, or decides whose entry stays.
 func (r *root) add(me *installed, e deb.Entry, content io.Reader) error {
 	n := initramfs.Entry{
-		Path: e.Path, Mode: e.Mode, UID: e.UID, GID: e.GID, Source: "package " + me.name + " " + me.version,
+		Path: r.resolve(e.Path), Mode: e.Mode, UID: e.UID, GID: e.GID, Source: "package " + me.name + " " + me.version,
 	}
 	switch e.Type {
 	case deb.TypeDir:
@@ -231,24 +255,25 @@ func (r *root) add(me *installed, e deb.Entry, content io.Reader) error {
 	case deb.TypeSymlink:
 		n.Type, n.Target = initramfs.Symlink, e.Link
 	case deb.TypeHardLink:
-		n.Type, n.Target = initramfs.HardLink, e.Link
+		n.Type, n.Target = initramfs.HardLink, r.resolve(e.Link)
 	case deb.TypeFile:
 		n.Type = initramfs.File
 	}
-	if old := r.tree.Lookup(e.Path); old != nil && r.owners[e.Path] != nil {
+	if old := r.tree.Lookup(n.Path); old != nil && r.owners[n.Path] != nil {
 		stays, err := r.keeps(old, me, &n)
 		if err != nil || stays {
 			return err
 		}
-		r.tree.Remove(e.Path)
+		if err := r.displace(n.Path); err != nil {
+			return err
+		}
 	}
 	if e.Type == deb.TypeFile {
 		if err := r.store(&n, e.Size, content); err != nil {
 			return err
 		}
 	}
-	r.owners[e.Path] = me
-	return r.tree.Add(n)
+	return r.own(n, me)
 }
 
 // keeps says whether what is at the path of n stays. A folder is never replaced, a
@@ -256,6 +281,9 @@ func (r *root) add(me *installed, e deb.Entry, content io.Reader) error {
 // the other counts.
 func (r *root) keeps(old *initramfs.Entry, me *installed, n *initramfs.Entry) (bool, error) {
 	owner := r.owners[n.Path]
+	if owner.level < me.level {
+		return r.lies(old, n)
+	}
 	switch {
 	case old.Type == initramfs.Dir && n.Type == initramfs.Dir:
 		return true, nil
@@ -285,16 +313,13 @@ func (p *installed) takesOver(other *installed) bool {
 
 // store copies the content of a file behind all others.
 func (r *root) store(n *initramfs.Entry, size int64, content io.Reader) error {
-	at := r.end
-	if _, err := io.CopyN(io.NewOffsetWriter(r.spool, at), content, size); err != nil {
+	kept, err := r.keep(content, size)
+	if err != nil {
 		return fmt.Errorf("unpacking %s: %w", n.Path, err)
 	}
-	r.end += size
 	n.Size = size
-	r.contents[n.Path] = io.NewSectionReader(r.spool, at, size)
-	n.Open = func() (io.ReadCloser, error) {
-		return io.NopCloser(io.NewSectionReader(r.spool, at, size)), nil
-	}
+	r.contents[n.Path] = kept
+	n.Open = func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(kept, 0, size)), nil }
 	return nil
 }
 

@@ -2,6 +2,7 @@ package deb
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -197,7 +198,7 @@ func parsePackage(e entry) (Package, error) {
 		BuiltUsing: s.Field("Built-Using"),
 		FileHash:   FileHash{SHA256: s.Field("SHA256")},
 	}
-	p.Source, p.SourceVersion = sourceOf(p)
+	p.Source, p.SourceVersion = SourceOf(p.Name, p.Version, p.Source)
 	p.Priority, p.MultiArch, p.Essential = s.Field("Priority"), s.Field("Multi-Arch"), s.Field("Essential") == "yes"
 	if p.Provides, err = ParseRelations(s.Field("Provides")); err != nil {
 		return Package{}, fmt.Errorf("reading Provides: %w", err)
@@ -220,18 +221,12 @@ func parsePackage(e entry) (Package, error) {
 	return p, nil
 }
 
-// sourceOf reads a Source field: "name", "name (version)", or nothing where source
+// SourceOf reads the Source field of a package: "name", "name (version)", or nothing where source
 // and package are called the same.
-func sourceOf(p Package) (name, version string) {
-	name, rest, _ := strings.Cut(p.Source, " ")
+func SourceOf(pkg, pkgVersion, field string) (name, version string) {
+	name, rest, _ := strings.Cut(field, " ")
 	version = strings.Trim(rest, "() ")
-	if name == "" {
-		name = p.Name
-	}
-	if version == "" {
-		version = p.Version
-	}
-	return name, version
+	return cmp.Or(name, pkg), cmp.Or(version, pkgVersion)
 }
 
 // Relations splits a Depends field into its relations, of whose alternatives
