@@ -49,6 +49,9 @@ type Agent struct {
 	pin    string     // of the only head that is spoken to; "" until one was met
 	known  bool       // the head has approved this machine during this run
 	name   string     // that Named was told last
+
+	configVersion uint64 // of what the head wants the node to be
+	shared        bool   // its shares were all there once
 }
 
 // New returns an agent with the session key of cfg.RunDir, which is made if
@@ -95,7 +98,8 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // staged shows a stage that has changed, on the screen and at the head.
 func (a *Agent) staged() {
-	a.show(func(s *Status) { s.Stage = a.cfg.stage() })
+	stage := a.stage()
+	a.show(func(s *Status) { s.Stage = stage })
 	select {
 	case a.news <- struct{}{}:
 	default:

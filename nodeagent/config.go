@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"muster/api"
+	"muster/nodeagent/mount"
 	"muster/nodeagent/task"
 	"muster/nodeagent/userland"
 )
@@ -45,6 +46,9 @@ type Config struct {
 	// Userland brings the root of tasks from the head; none starts before it is
 	// there. Nil: the image has no userland, or Root is it.
 	Userland *userland.Holder
+	// Shares keeps the shares of the node. Nil: it has none, and jobs that need
+	// one do not start here.
+	Shares *mount.Mounter
 	// Shim is the command that runs [task.Shim] with the directory of a
 	// task as its last argument. Empty: this program with argument shim.
 	Shim []string
@@ -71,6 +75,8 @@ type Config struct {
 	Reboot func() error
 	// Log may be nil.
 	Log *slog.Logger
+
+	view func() (task.View, error) // in place of what the above make; tests have one
 }
 
 // Screen is what shows a [Status] to a person before the machine.
@@ -139,6 +145,25 @@ func (c Config) check() (Config, error) {
 	return c, nil
 }
 
+// taskView is what a task that starts now sees, or why none can.
+func (c Config) taskView() (task.View, error) {
+	if c.view != nil {
+		return c.view()
+	}
+	root, err := c.taskRoot()
+	if err != nil {
+		return task.View{}, err
+	}
+	v := task.View{Root: root}
+	if c.Shares != nil {
+		if v, err = c.Shares.View(root); err != nil {
+			return v, err
+		}
+	}
+	v.Files = etcFiles(c.RunDir)
+	return v, nil
+}
+
 // taskRoot is what a task that starts now sees as its root.
 func (c Config) taskRoot() (string, error) {
 	if c.Userland == nil {
@@ -147,19 +172,10 @@ func (c Config) taskRoot() (string, error) {
 	return c.Userland.Root()
 }
 
-// stage is what this node still does before it can take tasks.
-func (c Config) stage() string {
-	if c.Userland == nil {
-		return ""
-	}
-	return c.Userland.Stage()
-}
 
 // facts describes the machine as it is now.
 func (c Config) facts() api.JoinRequest {
 	req := c.Facts()
-	// In this order: a stage that has ended has left its result.
-	req.Stage = c.stage()
 	req.Software = c.software(req.Software)
 	return req
 }
@@ -177,7 +193,7 @@ func (c Config) taskConfig(up task.Uplink) task.Config {
 		Dir:        filepath.Join(c.RunDir, "tasks"),
 		CgroupRoot: c.CgroupRoot,
 		Init:       c.Init,
-		Root:       c.taskRoot,
+		View:       c.taskView,
 		Shim:       c.Shim,
 		Max:        c.MaxTasks,
 		Uplink:     up,

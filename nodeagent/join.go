@@ -14,7 +14,9 @@ import (
 // join tells the head what this machine is and returns what it makes of it.
 func (s *session) join(ctx context.Context) (api.JoinReply, error) {
 	a := s.a
+	stage := a.stage() // before the facts: a stage that has ended has left its result
 	req := a.cfg.facts()
+	req.Stage = stage
 	req.Key = a.key.public
 	req.Software.Protocol = api.Protocol
 	req.Speed = a.speed.value()
@@ -94,7 +96,7 @@ func (s *session) apply(r api.JoinReply) error {
 	if u := a.cfg.Userland; u != nil {
 		u.From(filesOf(r))
 	}
-	stage := a.cfg.stage()
+	stage := a.stage()
 	a.show(func(st *Status) {
 		st.Phase = map[api.JoinState]Phase{
 			api.JoinPending: PhasePending, api.JoinApproved: PhaseReady, api.JoinRejected: PhaseRejected,

@@ -20,9 +20,9 @@ type Config struct {
 	Uplink     Uplink       // way to the head
 	Log        *slog.Logger // nil: no log
 
-	// Root returns the folder that a task which starts now sees as /, "" for the
-	// node's root, or why none can start yet. Nil: the node's root.
-	Root func() (string, error)
+	// View returns what a task that starts now sees, or why none can start yet. Nil: the
+	// node's root and nothing else.
+	View func() (View, error)
 }
 
 // Uplink is the way to the head. Its methods may be called from any goroutine,
@@ -59,8 +59,8 @@ func (c Config) check() (Config, error) {
 	if !filepath.IsAbs(c.Dir) {
 		return c, fmt.Errorf("task: directory %q is not absolute", c.Dir)
 	}
-	if c.Root == nil {
-		c.Root = func() (string, error) { return "", nil }
+	if c.View == nil {
+		c.View = func() (View, error) { return View{}, nil }
 	}
 	if len(c.Shim) == 0 {
 		c.Shim = []string{"/proc/self/exe", "shim"}
