@@ -261,3 +261,44 @@ func FuzzJoinRequest(f *testing.F) {
 		}
 	})
 }
+
+func TestSettleDir(t *testing.T) {
+	shares := []string{"/home", "/srv/data"}
+	for name, c := range map[string]struct {
+		spec    api.JobSpec
+		shares  []string
+		private bool
+		err     string
+	}{
+		"in a share":             {api.JobSpec{Dir: "/home/alice"}, shares, false, ""},
+		"the share itself":       {api.JobSpec{Dir: "/srv/data"}, shares, false, ""},
+		"beside it":              {api.JobSpec{Dir: "/srv/database"}, shares, false, "/srv/database is in no share"},
+		"in none, asked for":     {api.JobSpec{Dir: "/root", Private: true}, shares, true, ""},
+		"no shares at all":       {api.JobSpec{Dir: "/root"}, nil, true, ""},
+		"nowhere":                {api.JobSpec{}, shares, true, ""},
+		"not UTF-8":              {api.JobSpec{Dir: api.EncodeText("/home/\xff")}, shares, false, ""},
+		"output in a share":      {api.JobSpec{Dir: "/root", Private: true, Output: "/home/alice/log"}, shares, true, ""},
+		"output in none":         {api.JobSpec{Dir: "/home/alice", Output: "/tmp/log"}, shares, false, "-o /tmp/log: no share has that folder"},
+		"errors without a share": {api.JobSpec{Dir: "/root", Errors: "/tmp/log"}, nil, false, "-e /tmp/log: no share has that folder"},
+	} {
+		got, err := settleDir(c.spec, c.shares)
+		switch {
+		case c.err != "":
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: %v, want %q", name, err, c.err)
+			}
+		case err != nil || got.Private != c.private:
+			t.Errorf("%s: private %v, %v", name, got.Private, err)
+		}
+	}
+}
+
+func TestTaskFile(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "/home/a": "/home/a", "/home/%j-%t.out": "/home/17-3.out", "/h/100%%": "/h/100%", api.EncodeText("/\xff%t"): api.EncodeText("/\xff3"),
+	} {
+		if got := taskFile(in, 17, 3); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -81,13 +81,13 @@ func receiveFile(socket int) (int, error) {
 }
 
 // setWindow gives the terminal another size; the kernel tells the program.
-func (s *shim) setWindow(rows, columns uint16) {
+func (s *shim) setWindow(w api.Window) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.spec.Start.Terminal == nil {
 		return
 	}
-	s.spec.Start.Terminal = &api.Window{Rows: rows, Columns: columns}
+	s.spec.Start.Terminal = &w
 	s.resize()
 }
 

@@ -227,7 +227,7 @@ func (r *remote) attach(conn net.Conn) {
 		r.sendLocked(api.Frame{Type: api.FrameSignal, Offset: int64(sig)})
 	}
 	if r.window != nil {
-		r.sendLocked(windowFrame(*r.window))
+		r.sendLocked(api.WindowFrame(*r.window))
 	}
 	for _, in := range r.early {
 		r.inputLocked(in.chunk, in.reply)
@@ -260,11 +260,7 @@ func (r *remote) setWindow(w api.Window) {
 		r.window = &w
 		return
 	}
-	r.sendLocked(windowFrame(w))
-}
-
-func windowFrame(w api.Window) api.Frame {
-	return api.Frame{Type: frameWindow, Offset: int64(w.Rows)<<16 | int64(w.Columns)}
+	r.sendLocked(api.WindowFrame(w))
 }
 
 // send writes a frame to the shim. Without one the frame is lost: both ends

@@ -200,8 +200,8 @@ func (s *shim) handle(c net.Conn, f api.Frame) {
 		s.poke()
 	case api.FrameSignal:
 		s.signal(unix.Signal(f.Offset))
-	case frameWindow:
-		s.setWindow(uint16(f.Offset>>16), uint16(f.Offset))
+	case api.FrameWindow:
+		s.setWindow(f.Window())
 	case frameForget:
 		s.forget()
 	}

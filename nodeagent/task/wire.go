@@ -16,7 +16,6 @@ const (
 	frameGo     api.FrameType = 66
 	frameHold   api.FrameType = 67
 	frameForget api.FrameType = 68
-	frameWindow api.FrameType = 69 // Offset is rows<<16 | columns
 )
 
 // maxSocketData bounds a frame between agent and shim.
