@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -72,6 +73,11 @@ func (s *shim) run() {
 	// The kernel kills init when the thread that started it ends.
 	runtime.LockOSThread()
 	ev := s.execute()
+	if ev.State == api.JobFailed && ev.Error == "" {
+		if ev.Error = outOfMemory(s.spec.Cgroup, s.spec.Start); ev.Error == "" && ev.ExitCode == exitNotFound {
+			ev.Error = missingLibrary(s.lastWords())
+		}
+	}
 	if err := killGroup(s.spec.Cgroup, killPatience); err != nil && ev.Error == "" {
 		ev.Error = err.Error()
 	}
@@ -279,6 +285,7 @@ func (s *shim) pump(stream api.Stream, f *os.File) {
 			n, err = readNow(f, buf)
 		}
 		if n > 0 {
+			s.remember(buf[:n])
 			s.pumping.Add(1)
 			_, err := s.spool.add(stream, buf[:n])
 			s.pumping.Add(-1)
@@ -293,6 +300,42 @@ func (s *shim) pump(stream api.Stream, f *os.File) {
 			return
 		}
 	}
+}
+
+// exitNotFound is what a dynamic loader ends with that misses a library.
+const exitNotFound = 127
+
+// wordsKept is how much of a task's output the shim remembers, to say why it failed.
+const wordsKept = 512
+
+// remember keeps the end of what the task wrote.
+func (s *shim) remember(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.words = append(s.words, b[max(len(b)-wordsKept, 0):]...)
+	s.words = append(s.words[:0], s.words[max(len(s.words)-wordsKept, 0):]...)
+}
+
+// lastWords is what remember has kept.
+func (s *shim) lastWords() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return string(s.words)
+}
+
+// missingLibrary finds in a task's last words what glibc's and musl's loaders say of a library
+// that is not there, and says what to do. "": nothing of the kind.
+func missingLibrary(words string) string {
+	name := ""
+	if _, rest, ok := strings.Cut(words, "error while loading shared libraries: "); ok {
+		name, _, _ = strings.Cut(rest, ":")
+	} else if _, rest, ok := strings.Cut(words, "Error loading shared library "); ok {
+		name, _, _ = strings.Cut(rest, ":")
+	}
+	if name == "" || strings.ContainsAny(name, " \n") {
+		return ""
+	}
+	return "library " + name + " is not in the node's userland: add the Debian package that has it to packages: of the image, link the program statically, or put the library on a share and name its folder in LD_LIBRARY_PATH"
 }
 
 // readNow reads what is there; io errors include that nothing is.

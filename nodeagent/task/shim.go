@@ -58,6 +58,7 @@ type shim struct {
 	process *os.Process     // init; nil before it runs and after it ended
 	started bool            // the program runs: signals have a receiver
 	held    []unix.Signal   // that came before
+	words   []byte          // the end of what it wrote
 	console *os.File        // master's end of the task's terminal; nil: it has none
 	done    bool            // the agent has forgotten the task
 }
