@@ -172,7 +172,6 @@ func (c Config) taskRoot() (string, error) {
 	return c.Userland.Root()
 }
 
-
 // facts describes the machine as it is now.
 func (c Config) facts() api.JoinRequest {
 	req := c.Facts()

@@ -14,7 +14,7 @@ func TestMissingLibrary(t *testing.T) {
 		"": "",
 		"./x: error while loading shared libraries: libgfortran.so.5: cannot open shared object file: No such file or directory\n": "library libgfortran.so.5 is not",
 		"Error loading shared library libz.so.1: No such file or directory (needed by ./x)\n":                                      "library libz.so.1 is not",
-		"sh: 1: x: not found\n": "",
+		"sh: 1: x: not found\n":                        "",
 		"error while loading shared libraries: a b: c": "",
 	} {
 		if got := missingLibrary(words); !strings.HasPrefix(got, want) || (got == "") != (want == "") {
