@@ -139,12 +139,13 @@ func (c Config) check() (Config, error) {
 	return c, nil
 }
 
-// taskRoot is what a task that starts now sees as its root.
-func (c Config) taskRoot() (string, error) {
+// view is what a task that starts now sees.
+func (c Config) view() (task.View, error) {
 	if c.Userland == nil {
-		return c.Root, nil
+		return task.View{Root: c.Root}, nil
 	}
-	return c.Userland.Root()
+	root, err := c.Userland.Root()
+	return task.View{Root: root}, err
 }
 
 // stage is what this node still does before it can take tasks.
@@ -177,7 +178,7 @@ func (c Config) taskConfig(up task.Uplink) task.Config {
 		Dir:        filepath.Join(c.RunDir, "tasks"),
 		CgroupRoot: c.CgroupRoot,
 		Init:       c.Init,
-		Root:       c.taskRoot,
+		View:       c.view,
 		Shim:       c.Shim,
 		Max:        c.MaxTasks,
 		Uplink:     up,

@@ -19,11 +19,13 @@ import (
 	"muster/nodeagent"
 	"muster/nodeagent/boot"
 	"muster/nodeagent/task"
-	"muster/nodeagent/userland"
 )
 
 // headPort is where a head listens for agents, see docs/ports.md.
 const headPort = "7421"
+
+// agentRunDir is where an agent keeps what ends with the boot.
+const agentRunDir = "/run/muster"
 
 // agentMain is the agent. On a machine that was booted by muster's PID 1 it
 // owns the network, the clock, the host name and the consoles; on any other
@@ -34,7 +36,7 @@ func agentMain(args []string, stderr io.Writer) error {
 	f.SetOutput(stderr)
 	head := f.String("head", params.Head, "address of the head, HOST or HOST:PORT")
 	pin := f.String("pin", params.Pin, "SHA-256 of the head's public key, in hexadecimal")
-	runDir := f.String("run", "/run/muster", "folder that keeps the session key and the tasks; it must end with the boot")
+	runDir := f.String("run", agentRunDir, "folder that keeps the session key and the tasks; it must end with the boot")
 	cgroups := f.String("cgroup", "", "cgroup v2 folder for tasks (default: /sys/fs/cgroup on a machine that muster booted, else none)")
 	initPath := f.String("init", "", "first process of a task's namespaces (default /usr/lib/muster/init, of the userland where there is one)")
 	root := f.String("userland", "", "folder that tasks see as their root, such as a mounted userland.sqfs (default: the userland of the image that muster booted, else this machine's root)")
@@ -56,7 +58,7 @@ func agentMain(args []string, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
-	machine := &machine{params: params, head: headAddress(*head), log: log}
+	machine := &machine{params: params, head: headAddress(*head), log: log, mounted: make(chan struct{})}
 	cfg := nodeagent.Config{
 		Head:       machine.head,
 		Pin:        *pin,
@@ -69,7 +71,7 @@ func agentMain(args []string, stderr io.Writer) error {
 		Log:        log,
 	}
 	if owned && *root == "" {
-		cfg.Userland = imageUserland(*runDir, log)
+		cfg.Userland = machine.userland(*runDir)
 	}
 	if !owned {
 		cfg.Screen = logScreen{log}
@@ -110,6 +112,7 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 	if err != nil {
 		return err
 	}
+	g.Go(func() error { m.moreDrivers(ctx); return nil })
 	ready := online
 	g.Go(func() error { return network.Run(ctx) })
 	g.Go(func() error {
@@ -137,21 +140,6 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 		return agent.Run(ctx)
 	})
 	return g.Wait()
-}
-
-// imageUserland is the userland of the image that the machine was booted from;
-// nil: it has none.
-func imageUserland(runDir string, log *slog.Logger) *userland.Holder {
-	want, ok, err := userland.Read(api.UserlandFile)
-	if !ok {
-		return nil
-	}
-	return userland.New(userland.Config{
-		Want: want, Problem: err, RunDir: runDir,
-		MemTotalMiB: boot.MemTotalMiB("/"),
-		Mounted:     func(root string) { boot.UserlandMounted(root, log) },
-		Log:         log,
-	})
 }
 
 // clock gives the machine's clock the head's time.

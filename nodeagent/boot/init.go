@@ -36,7 +36,7 @@ type InitConfig struct {
 //
 // The signals that PID 1 takes: TERM, and INT (which the kernel sends for
 // Ctrl-Alt-Del), start the machine again; USR1 halts it, USR2 and the power
-// button switch it off; HUP has it look at all devices again.
+// button switch it off.
 func Init(cfg InitConfig) error {
 	// What is mounted below the old root would be left behind: first of all
 	// the new root.
@@ -44,7 +44,7 @@ func Init(cfg InitConfig) error {
 	errs := mountPseudo(kernelMounter{}, "/")
 	log := NewLog("muster-init")
 	begin := Uptime()
-	in := &initProcess{log: log, params: ReadParams("/"), more: make(chan struct{}, 1)}
+	in := &initProcess{log: log, params: ReadParams("/")}
 	in.problem(rootErr)
 	for _, err := range append(errs, linkDev("/")...) {
 		in.problem(err)
@@ -59,7 +59,6 @@ type initProcess struct {
 	log    *slog.Logger
 	params Params
 	reaper reaper
-	more   chan struct{} // gets a token when there are more drivers
 
 	mu       sync.Mutex
 	problems []string // guarded by mu
@@ -117,7 +116,7 @@ func (in *initProcess) run(cfg InitConfig) error {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, signalDevices)
+	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
 
 	// The kernel gathers entropy while somebody waits for it; so wait at
 	// once, in a goroutine: without it the first key would.
@@ -158,12 +157,6 @@ func (in *initProcess) run(cfg InitConfig) error {
 		case unix.SIGCHLD:
 			in.reaper.reap()
 			continue
-		case signalDevices:
-			select {
-			case in.more <- struct{}{}:
-			default:
-			}
-			continue
 		case unix.SIGUSR1:
 			cmd = unix.LINUX_REBOOT_CMD_HALT
 		case unix.SIGUSR2:
@@ -200,20 +193,17 @@ func (in *initProcess) devices(ctx context.Context) {
 	}
 	mounted := Uptime()
 	cmdline, _ := os.ReadFile("/proc/cmdline") // without it modules have no parameters
-	conf := kmod.ParseCmdline(string(cmdline))
-	loader, err := kmod.NewLoader(kmod.LoaderConfig{Dir: dir, Conf: conf, Log: in.log})
+	loader, err := kmod.NewLoader(kmod.LoaderConfig{Dir: dir, Conf: kmod.ParseCmdline(string(cmdline)), Log: in.log})
 	if err != nil {
 		in.problem(err)
 		return
 	}
 	indexed := Uptime()
-	drivers := &drivers{base: loader, all: moduleDir(UserlandModules), conf: conf, log: in.log}
-	plug := newPlugger(drivers.load, in.log)
+	plug := newPlugger(func(alias string) error { return loadAlias(loader, alias) }, in.log)
 	plug.networkOnly = in.params.Probe == "network"
 	scan := func() { deviceAliases("/sys", plug.add) }
 	var work sync.WaitGroup
 	work.Go(func() { plug.run(ctx) })
-	work.Go(func() { in.lookAgain(ctx, plug, scan) })
 	socket, err := openUevents()
 	if err != nil {
 		in.problem(err)
@@ -240,22 +230,6 @@ func (in *initProcess) devices(ctx context.Context) {
 	work.Wait()
 }
 
-// lookAgain has all devices looked at again whenever that is asked for: there are more
-// drivers now.
-func (in *initProcess) lookAgain(ctx context.Context, plug *plugger, scan func()) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-in.more:
-		}
-		begin := Uptime()
-		plug.forget()
-		scan()
-		in.log.Info("devices looked at again", "begin", begin, "scanned", Uptime())
-	}
-}
-
 // appeared is called for each uevent.
 func (in *initProcess) appeared(ctx context.Context, plug *plugger, e uevent) {
 	if e.Action != "add" {
@@ -265,6 +239,15 @@ func (in *initProcess) appeared(ctx context.Context, plug *plugger, e uevent) {
 	if e.Subsystem == "watchdog" {
 		in.watchdog(ctx)
 	}
+}
+
+// loadAlias loads what an alias stands for. Most devices have a driver that is
+// built in or not in the image; that is no error.
+func loadAlias(l *kmod.Loader, alias string) error {
+	if len(l.Index().Match(alias)) == 0 {
+		return nil
+	}
+	return l.Load(alias)
 }
 
 // watchdog starts feeding the watchdog if there is one. To call it again is

@@ -166,7 +166,7 @@ func checkStart(t api.TaskStart) error {
 
 // create makes the directory of a task, as a whole or not at all.
 func (m *Manager) create(t api.TaskStart) (*remote, error) {
-	root, err := m.cfg.Root()
+	view, err := m.cfg.View()
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func (m *Manager) create(t api.TaskStart) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	sp := spec{Start: t, Init: m.cfg.init(root), Root: root, Cgroup: group}
+	sp := spec{Start: t, Init: m.cfg.init(view.Root), Root: view.Root, Cgroup: group}
 	tmp := filepath.Join(m.cfg.Dir, "new-"+t.TaskRef.String())
 	dir := filepath.Join(m.cfg.Dir, t.TaskRef.String())
 	os.RemoveAll(tmp)

@@ -127,6 +127,11 @@ func (h *Holder) From(files string) {
 		return
 	}
 	h.files = files
+	if files != "" {
+		if err := rememberFiles(h.cfg.RunDir, files); err != nil {
+			h.log.Warn("modprobe does not know where the head has modules", "err", err)
+		}
+	}
 	close(h.moved)
 	h.moved = make(chan struct{})
 }
@@ -310,7 +315,7 @@ func (h *Holder) fetch(ctx context.Context, files string, moved <-chan struct{},
 		h.tell("waiting for the head", "")
 		return errors.New("the head has not said where it is")
 	}
-	src, err := newSource(files, h.cfg.Want.SHA256)
+	src, err := newSource(files, h.cfg.Want.SHA256, "userland.sqfs")
 	if err != nil {
 		return h.trouble(err)
 	}
