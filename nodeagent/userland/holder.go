@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,7 +42,8 @@ type Config struct {
 	Mounted func(root string)
 	Log     *slog.Logger // nil: no log
 
-	mounts mounts // nil: the kernel's
+	mounts mounts                                                            // nil: the kernel's
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP
 }
 
 // Holder brings a machine its userland and holds it. Make one with [New]. It may
@@ -319,6 +321,7 @@ func (h *Holder) fetch(ctx context.Context, files string, moved <-chan struct{},
 	if err != nil {
 		return h.trouble(err)
 	}
+	src.dial = h.cfg.dial
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan struct{})
