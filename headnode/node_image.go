@@ -149,6 +149,14 @@ func (n *Nodes) assign(ctx context.Context, actor string, refs []string, image i
 	return nodes, nil
 }
 
+// checkImage tells whether there is an image that ref names; "" is the default.
+func (n *Nodes) checkImage(ref string) error {
+	if ref == "" || n.images == nil {
+		return nil
+	}
+	return n.images.whileKept(ref, func(images.Manifest, string) error { return nil })
+}
+
 // imageTargets are the machines that may have an image of their own, each
 // once; n.mu is held.
 func (n *Nodes) imageTargets(refs []string, image images.Manifest) ([]*machine, error) {

@@ -235,6 +235,7 @@ func FuzzJoinRequest(f *testing.F) {
 	f.Add(seed)
 	f.Add([]byte(`{"hardware":{"macs":["52:54:00:00:00:01","x",""],"uuid":"\u001b","cpu_model":"\u001b[31m\u0000é","cores":-4},"ip":"fe80::1%eth0"}`))
 	f.Add([]byte(`{"speed":1e400}`))
+	f.Add([]byte(`{"stage":"\u0000\u001b","software":{"userland":"../x","userland_wanted":"AB"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var req api.JoinRequest
 		if json.Unmarshal(data, &req) != nil {
@@ -242,7 +243,7 @@ func FuzzJoinRequest(f *testing.F) {
 		}
 		cleanFacts(&req)
 		hw, sw := req.Hardware, req.Software
-		for _, s := range []string{req.BootID, hw.Vendor, hw.Product, hw.Arch, hw.CPUModel, hw.Firmware, sw.Agent, sw.Kernel, sw.ImageID, sw.RuntimeID, sw.Medium} {
+		for _, s := range []string{req.BootID, hw.Vendor, hw.Product, hw.Arch, hw.CPUModel, hw.Firmware, sw.Agent, sw.Kernel, sw.ImageID, sw.RuntimeID, sw.Medium, sw.Userland, sw.UserlandWanted, req.Stage} {
 			if len(s) > maxText || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				t.Fatalf("text %q is left", s)
 			}
@@ -254,6 +255,15 @@ func FuzzJoinRequest(f *testing.F) {
 		cleanFacts(&again)
 		if diff := cmp.Diff(req, again); diff != "" {
 			t.Fatalf("cleaning again changes something (-want +got):\n%s", diff)
+		}
+		var said struct{ Stage string }
+		if json.Unmarshal(data, &said) == nil && said.Stage != "" && req.Stage == "" {
+			t.Fatal("a stage that cannot be shown is none")
+		}
+		hb := api.Heartbeat{Stage: req.Stage, Software: &sw}
+		cleanHeartbeat(&hb)
+		if hb.Stage != req.Stage || *hb.Software != sw {
+			t.Fatalf("a heartbeat is cleaned in another way: %+v", hb)
 		}
 		rec, err := json.Marshal(machineRecord{Hardware: hw, Software: sw})
 		if err != nil || len(rec) > 16<<10 {
