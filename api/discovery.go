@@ -85,6 +85,12 @@ func ParseHeadNote(b []byte) (HeadNote, error) {
 	return n, nil
 }
 
+// HeadIdentity is what the head tells its boot service of itself, for machines that look for one.
+type HeadIdentity struct {
+	Fingerprint string `json:"fingerprint"`
+	Pin         string `json:"pin"`
+}
+
 // ValidPin tells whether s is the pin of a head, in lower case.
 func ValidPin(s string) bool {
 	b, err := hex.DecodeString(s)

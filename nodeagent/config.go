@@ -18,13 +18,16 @@ import (
 // Config is what an [Agent] needs. Only RunDir and Facts are required.
 type Config struct {
 	// Head is HOST:PORT of the head, or "" when none is known: the agent
-	// then says so on its screen and waits.
+	// then looks for one with Finder, or says so on its screen and waits.
 	Head string
 	// Pin is the SHA-256 of the head's public key in hexadecimal, as
 	// [api.Pin] gives it. Empty: the first head that answers is remembered
 	// in RunDir and no other is spoken to until the machine boots again.
 	Pin string
 
+	// Finder looks for heads: where Head is empty, and where the head of the known pin is out of
+	// reach. Nil: the agent does not look.
+	Finder Finder
 	// NoHead is what the screen says where Head is empty: what a person can
 	// do about it. Empty: a sentence about the kernel command line.
 	NoHead string

@@ -42,19 +42,17 @@ func (a *Agent) session(ctx context.Context) error {
 // connect opens the connection. The head that answers first is remembered.
 func (s *session) connect(ctx context.Context) error {
 	a := s.a
-	a.mu.Lock()
-	pin := a.pin
-	a.mu.Unlock()
+	head := a.target()
 	var seen []byte
 	var refused error
-	verify := tlsConfig(pin, func(pub []byte) { seen = pub })
+	verify := tlsConfig(head.pin, func(pub []byte) { seen = pub })
 	check := verify.VerifyConnection
 	verify.VerifyConnection = func(cs tls.ConnectionState) error {
 		refused = check(cs)
 		return refused
 	}
 	dial := &dialer{ctx: ctx}
-	nc, err := nats.Connect("tls://"+a.cfg.Head,
+	nc, err := nats.Connect("tls://"+head.addr,
 		nats.Name("muster-agent"),
 		nats.Secure(verify),
 		nats.Nkey(a.key.public, a.key.pair.Sign),
@@ -104,6 +102,7 @@ func (a *Agent) met(pub []byte) error {
 	a.mu.Lock()
 	news := a.pin == ""
 	a.pin = pin
+	a.contacts++
 	a.mu.Unlock()
 	a.show(func(st *Status) { st.HeadFingerprint = api.FingerprintOfPin(pin) })
 	if news {

@@ -63,6 +63,7 @@ func agentMain(args []string, stderr io.Writer) error {
 		RunDir:     *runDir,
 		CgroupRoot: *cgroups,
 		Init:       *initPath,
+		Finder:     machine,
 		NoHead:     noHead(params),
 		Root:       *root,
 		Facts:      machine.facts,
@@ -174,7 +175,7 @@ func (c *clock) Apply(head time.Time) {
 // noHead says what a person can do where no head is known. "": what the agent says.
 func noHead(p boot.Params) string {
 	if medium := boot.Medium(p); medium == "iso" || medium == "usb" {
-		return "no head is known; write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
+		return "write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
 	}
 	return ""
 }

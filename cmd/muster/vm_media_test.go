@@ -130,21 +130,27 @@ func (c *cluster) bootMedium(t *testing.T, b mediumBoot, medium string) {
 	}
 }
 
-// TestVMMediaWithoutHead boots a medium that nobody personalized: the machine
-// says so, and what to do.
-func TestVMMediaWithoutHead(t *testing.T) {
+// TestVMMediaFindsHead boots a medium that nobody personalized: the machine is told of the head by
+// DHCP, shows its fingerprint, and waits for approval.
+func TestVMMediaFindsHead(t *testing.T) {
 	if os.Getenv("MUSTER_LONG") != "1" {
 		t.Skip("only in make test-vm: boots a medium that names no head")
 	}
-	c := startCluster(t, "--dhcp=full")
+	c := startCluster(t, "--dhcp=full", "--mdns=off")
 	iso, ok := readTestManifest(t, c.image).File(images.KindISO)
 	if !ok {
 		t.Fatal("the image has no ISO file")
 	}
-	g := c.boot(vm.Config{Name: "no-head", Firmware: vm.BIOS, Boot: vm.BootCD, CDROM: filepath.Join(c.image, iso.Name)}, nil)
-	if _, err := g.WaitFor(t.Context(), regexp.MustCompile(`muster: why no head is known; write its address to the medium with: muster personalize`)); err != nil {
+	status, err := c.client.Status(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
+	g := c.boot(vm.Config{Name: "no-head", Firmware: vm.BIOS, Boot: vm.BootCD, CDROM: filepath.Join(c.image, iso.Name)}, nil)
+	n := c.waitState(g, api.NodePending)
+	if _, err := g.WaitFor(t.Context(), regexp.MustCompile(`muster: fingerprint node `+n.Fingerprint+` head `+status.Fingerprint)); err != nil {
+		t.Fatal(err)
+	}
+	c.ready(g)
 }
 
 // hideElTorito removes the boot record: OVMF would use it on a stick too, which
