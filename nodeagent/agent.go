@@ -50,6 +50,9 @@ type Agent struct {
 	head   string     // HOST:PORT of it, "" while none is known
 	// contacts is how often a head was reached.
 	contacts uint64
+	// starting is how far a start of another image is, "" when there is none, and kexeced how the last one went.
+	starting string
+	kexeced  *api.KexecReport
 	// saidPin is the pin that whoever told of the head said it has; "" for a head that was configured.
 	saidPin string
 	known   bool   // the head has approved this machine during this run
@@ -73,6 +76,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, key: key, log: cfg.Log, pin: cfg.Pin, head: cfg.Head, speed: newSpeedTest(), news: make(chan struct{}, 1),
 	}
+	a.kexeced = cfg.Kexeced
 	if a.pin == "" {
 		a.pin = rememberedPin(cfg.RunDir)
 	}
@@ -102,7 +106,13 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // staged shows a stage that has changed, on the screen and at the head.
 func (a *Agent) staged() {
-	a.show(func(s *Status) { s.Stage = a.cfg.stage() })
+	stage := a.stage()
+	a.show(func(s *Status) { s.Stage = stage })
+	a.tellHead()
+}
+
+// tellHead makes the next heartbeat one of now.
+func (a *Agent) tellHead() {
 	select {
 	case a.news <- struct{}{}:
 	default:

@@ -25,11 +25,13 @@ type session struct {
 	closed chan error         // gets why the connection ended
 	pushes chan api.JoinReply // what the head says unasked
 	served bool               // subscribed to the head's requests
+	image  starting           // of another image
 }
 
 // session connects, joins and serves until the connection ends.
 func (a *Agent) session(ctx context.Context) error {
 	s := &session{a: a, closed: make(chan error, 1), pushes: make(chan api.JoinReply, 8)}
+	s.image.ended = make(chan struct{}, 1)
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
@@ -143,6 +145,7 @@ func (s *session) serve(ctx context.Context) error {
 	}
 	work := worker{s: s}
 	defer work.stop()
+	defer s.image.stop()
 	reply, err := s.join(ctx)
 	if err != nil {
 		return err
@@ -153,6 +156,9 @@ func (s *session) serve(ctx context.Context) error {
 	for {
 		if err := s.apply(reply); err != nil {
 			return err
+		}
+		if reply.State == api.JoinApproved && reply.Boot != nil {
+			s.image.begin(ctx, a, reply)
 		}
 		a.speed.begin()
 		if reply.State == api.JoinApproved {
@@ -186,6 +192,9 @@ func (s *session) wait(ctx context.Context, again <-chan time.Time, speed <-chan
 			if last.State == api.JoinApproved {
 				continue // heartbeats say it
 			}
+			r, err := s.join(ctx)
+			return r, s.a.speed.ready, err
+		case <-s.image.ended:
 			r, err := s.join(ctx)
 			return r, s.a.speed.ready, err
 		case <-speed:

@@ -69,6 +69,9 @@ func agentMain(args []string, stderr io.Writer) error {
 		Facts:      machine.facts,
 		Log:        log,
 	}
+	if owned {
+		machine.cameByKexec(&cfg)
+	}
 	if owned && *root == "" {
 		cfg.Userland = imageUserland(*runDir, log)
 	}
@@ -118,6 +121,7 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 		cfg.Clock = &clock{log: m.log}
 		cfg.Named = boot.SetHostName
 		cfg.Reboot = boot.Reboot
+		cfg.StartImage = m.startImage(cfg.RunDir)
 		kernelLog, err := boot.OpenKernelLog(boot.KernelLogConfig{State: cfg.RunDir + "/kmsg"})
 		if err != nil {
 			m.log.Error("the kernel's log is not sent", "err", err)

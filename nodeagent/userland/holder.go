@@ -310,7 +310,7 @@ func (h *Holder) fetch(ctx context.Context, files string, moved <-chan struct{},
 		h.tell("waiting for the head", "")
 		return errors.New("the head has not said where it is")
 	}
-	src, err := newSource(files, h.cfg.Want.SHA256)
+	src, err := newSource(files, h.cfg.Want.SHA256, "userland.sqfs")
 	if err != nil {
 		return h.trouble(err)
 	}

@@ -33,7 +33,7 @@ type source struct {
 }
 
 // newSource reads the base URL that the head gives: FILES/blobs/SHA256/NAME.
-func newSource(files, sha256 string) (source, error) {
+func newSource(files, sha256, name string) (source, error) {
 	u, err := url.Parse(files)
 	if err != nil {
 		return source{}, fmt.Errorf("the head's address of files: %w", err)
@@ -48,7 +48,7 @@ func newSource(files, sha256 string) (source, error) {
 	if port == "" {
 		port = "80"
 	}
-	u = u.JoinPath("blobs", sha256, "userland.sqfs")
+	u = u.JoinPath("blobs", sha256, name)
 	return source{addr: net.JoinHostPort(u.Hostname(), port), host: u.Host, path: u.EscapedPath()}, nil
 }
 
