@@ -13,6 +13,7 @@ type bootMenu struct {
 // menuSeconds is how long the menu waits for a key.
 const menuSeconds = 2
 
+// menuEntry is a line of the menu. Its title goes between single quotes in grub.cfg, so it has none.
 type menuEntry struct {
 	id, title, params string
 }
@@ -20,7 +21,7 @@ type menuEntry struct {
 func (m bootMenu) entries() []menuEntry {
 	return []menuEntry{
 		{"normal", "muster " + m.Name, ""},
-		{"verbose", "muster " + m.Name + ", with the kernel's messages", "loglevel=7 ignore_loglevel"},
+		{"verbose", "muster " + m.Name + ", with messages of the kernel", "loglevel=7 ignore_loglevel"},
 		{"noprobe", "muster " + m.Name + ", drivers of network cards only", "muster.probe=network"},
 	}
 }
