@@ -39,7 +39,7 @@ func TestVMMenu(t *testing.T) {
 				}
 				g := c.boot(vm.Config{
 					Name: string(firmware) + "-" + entry, Firmware: firmware, Boot: vm.BootCD, CDROM: medium,
-					Args: []string{"-drive", "if=none,id=local,format=raw,file=" + disk, "-device", "virtio-blk-pci,drive=local,bootindex=2"},
+					Args: []string{"-drive", "if=none,id=local,format=raw,file=" + disk, "-device", "ide-hd,drive=local,bus=ide.0,bootindex=2"},
 				}, nil)
 				c.choose(g, firmware, i, entry)
 				c.checkEntry(g, entry)
