@@ -111,7 +111,7 @@ func newImageSetCommand(at *headFlag) *cobra.Command {
 	var kexec string
 	c := &cobra.Command{
 		Use:   "set IMAGE --kexec=media|always|never",
-		Short: "Choose which machines go on with an image that was not the one they booted",
+		Short: "Choose which machines go on with an image by kexec",
 		Long: `Choose which machines start an image, by name or ID, when they join with another
 one although the head has this one for them: they load its kernel and start it
 (kexec), before they take a job. With media, which an image has at first, those
