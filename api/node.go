@@ -113,10 +113,12 @@ type Node struct {
 	Software    Software   `json:"software"`
 	Image       NodeImage  `json:"image"`
 	Load        Load       `json:"load"`
-	Hint        string     `json:"hint,omitempty" doc:"the command that would take it further"`
-	FirstHeard  time.Time  `json:"first_heard,omitzero"`
-	LastHeard   time.Time  `json:"last_heard,omitzero"`
-	Since       time.Time  `json:"since,omitzero" doc:"when it came into its present state"`
+	// Kexec is a start of another image that has not ended well.
+	Kexec      *KexecState `json:"kexec,omitempty"`
+	Hint       string      `json:"hint,omitempty" doc:"the command that would take it further"`
+	FirstHeard time.Time   `json:"first_heard,omitzero"`
+	LastHeard  time.Time   `json:"last_heard,omitzero"`
+	Since      time.Time   `json:"since,omitzero" doc:"when it came into its present state"`
 }
 
 // ApproveRequest approves machines. Exactly one of Machines and All is set.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -383,4 +384,20 @@ func FuzzReadSite(f *testing.F) {
 			t.Errorf("readSite accepted %+v", s)
 		}
 	})
+}
+
+// TestMenuQuotes: a quote in a title would end it, and with it the menu.
+func TestMenuQuotes(t *testing.T) {
+	menu := bootMenu{Name: "room-12", Kernel: "6.12", Cmdline: "quiet", ID: strings.Repeat("a", 64)}
+	entries := regexp.MustCompile(`(?m)^menuentry '[^']+' --id (\w+) \{$`).FindAllStringSubmatch(string(menu.grub()), -1)
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e[1])
+	}
+	if got, want := strings.Join(ids, " "), "normal verbose noprobe local"; got != want {
+		t.Errorf("grub.cfg has the entries %q, want %q:\n%s", got, want, menu.grub())
+	}
+	if n := strings.Count(string(menu.grub()), "'"); n%2 != 0 {
+		t.Errorf("grub.cfg has %d single quotes:\n%s", n, menu.grub())
+	}
 }

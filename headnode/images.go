@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -63,6 +64,9 @@ type imageNames struct {
 	Schema  int               `json:"schema"`
 	Default string            `json:"default,omitempty"` // image ID
 	Names   map[string]string `json:"names"`             // name to the ID that was published last
+
+	// Kexec is which machines start an image when they join with another one, by image ID.
+	Kexec map[string]api.KexecPolicy `json:"kexec,omitempty"`
 }
 
 // openImages reads the folder, and makes it when it is not there.
@@ -187,7 +191,7 @@ func (im *Images) List() []api.Image {
 func (im *Images) view(p published) api.Image {
 	v := api.Image{
 		ID: p.ID, Name: p.Name, Default: p.ID == im.names.Default, Arch: p.Arch, Kernel: p.Kernel,
-		Published: p.when, Nodes: []string{}, Assigned: []string{},
+		Published: p.when, Kexec: im.names.kexecOf(p.ID), Nodes: []string{}, Assigned: []string{},
 	}
 	for _, a := range p.Artifacts {
 		v.Bytes += a.Size
@@ -266,7 +270,7 @@ func (n imageNames) clone() imageNames {
 	for k, v := range n.Names {
 		names[k] = v
 	}
-	n.Names = names
+	n.Names, n.Kexec = names, maps.Clone(n.Kexec)
 	return n
 }
 
@@ -389,6 +393,7 @@ func (im *Images) Remove(_ context.Context, actor, ref string) error {
 	if names.Default == p.ID {
 		return &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("image %s is the default", p.Name), Hint: "choose another first: muster image default NAME"}
 	}
+	delete(names.Kexec, p.ID)
 	if names.Names[p.Name] == p.ID {
 		delete(names.Names, p.Name)
 		if former := im.latestNamed(p.Name, p.ID); former != "" {

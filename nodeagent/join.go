@@ -16,6 +16,7 @@ func (s *session) join(ctx context.Context) (api.JoinReply, error) {
 	a := s.a
 	req := a.cfg.facts()
 	req.Key = a.key.public
+	req.Stage, req.Kexec = a.stage(), a.kexecReport()
 	req.Software.Protocol = api.Protocol
 	req.Speed = a.speed.value()
 	req.Tasks = a.tasks.Statuses()
@@ -91,10 +92,11 @@ func (s *session) apply(r api.JoinReply) error {
 	if r.State == api.JoinApproved && r.Name != "" {
 		a.setName(r.Name)
 	}
-	if u := a.cfg.Userland; u != nil {
+	// A userland of an image that is about to end is not fetched.
+	if u := a.cfg.Userland; u != nil && r.Boot == nil {
 		u.From(filesOf(r))
 	}
-	stage := a.cfg.stage()
+	stage := a.stage()
 	a.show(func(st *Status) {
 		st.Phase = map[api.JoinState]Phase{
 			api.JoinPending: PhasePending, api.JoinApproved: PhaseReady, api.JoinRejected: PhaseRejected,

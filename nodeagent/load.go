@@ -65,7 +65,7 @@ func (s *session) heartbeat(facts api.JoinRequest, load api.Load, told *api.Soft
 	}
 	hb := api.Heartbeat{BootID: facts.BootID, Seq: a.beats.Add(1), Speed: a.speed.value(), Load: load, Tasks: tasks}
 	// In this order: a stage that has ended has left its result.
-	hb.Stage = a.cfg.stage()
+	hb.Stage = a.stage()
 	software := a.cfg.software(facts.Software)
 	if told == nil || told.Userland != software.Userland {
 		hb.Software = &software

@@ -65,10 +65,14 @@ func agentMain(args []string, stderr io.Writer) error {
 		RunDir:     *runDir,
 		CgroupRoot: *cgroups,
 		Init:       *initPath,
+		Finder:     machine,
 		NoHead:     noHead(params),
 		Root:       *root,
 		Facts:      machine.facts,
 		Log:        log,
+	}
+	if owned {
+		machine.cameByKexec(&cfg)
 	}
 	if owned && *root == "" {
 		cfg.Userland = machine.userland(*runDir)
@@ -120,6 +124,7 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 		cfg.Clock = &clock{log: m.log}
 		cfg.Named = boot.SetHostName
 		cfg.Reboot = boot.Reboot
+		cfg.StartImage = m.startImage(cfg.RunDir)
 		kernelLog, err := boot.OpenKernelLog(boot.KernelLogConfig{State: cfg.RunDir + "/kmsg"})
 		if err != nil {
 			m.log.Error("the kernel's log is not sent", "err", err)
@@ -162,7 +167,7 @@ func (c *clock) Apply(head time.Time) {
 // noHead says what a person can do where no head is known. "": what the agent says.
 func noHead(p boot.Params) string {
 	if medium := boot.Medium(p); medium == "iso" || medium == "usb" {
-		return "no head is known; write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
+		return "write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
 	}
 	return ""
 }

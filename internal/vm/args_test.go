@@ -52,7 +52,7 @@ func TestArguments(t *testing.T) {
 		}, nil},
 		"CD": {base(func(c *Config) { c.CDROM, c.Boot = "/x.iso", BootCD }), tap, []string{"-device ide-cd,drive=cd,bootindex=1"}, nil},
 		"stick": {base(func(c *Config) { c.USB, c.Boot = "/x,y.iso", BootUSB }), tap, []string{
-			"-device qemu-xhci,id=xhci", "file=/x,,y.iso -device usb-storage,bus=xhci.0,drive=stick,removable=on,bootindex=1",
+			"-device qemu-xhci,id=xhci", "file=/x,,y.iso -device usb-storage,id=usb-stick,bus=xhci.0,drive=stick,removable=on,bootindex=1",
 		}, nil},
 		"Secure Boot": {base(func(c *Config) { c.Firmware, c.SecureBoot = UEFI, true }), tap, []string{
 			"-machine q35,graphics=off,smm=on", "driver=cfi.pflash01,property=secure,value=on",

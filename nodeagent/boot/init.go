@@ -36,7 +36,7 @@ type InitConfig struct {
 //
 // The signals that PID 1 takes: TERM, and INT (which the kernel sends for
 // Ctrl-Alt-Del), start the machine again; USR1 halts it, USR2 and the power
-// button switch it off.
+// button switch it off; SIGRTMIN+6, as systemd has it, starts the kernel that was loaded by kexec.
 func Init(cfg InitConfig) error {
 	// What is mounted below the old root would be left behind: first of all
 	// the new root.
@@ -116,7 +116,7 @@ func (in *initProcess) run(cfg InitConfig) error {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, signalKexec)
 
 	// The kernel gathers entropy while somebody waits for it; so wait at
 	// once, in a goroutine: without it the first key would.
@@ -157,6 +157,12 @@ func (in *initProcess) run(cfg InitConfig) error {
 		case unix.SIGCHLD:
 			in.reaper.reap()
 			continue
+		case signalKexec:
+			if !kexecLoaded("/") {
+				in.tell("asked to start another kernel, but none is loaded")
+				continue
+			}
+			cmd = unix.LINUX_REBOOT_CMD_KEXEC
 		case unix.SIGUSR1:
 			cmd = unix.LINUX_REBOOT_CMD_HALT
 		case unix.SIGUSR2:
