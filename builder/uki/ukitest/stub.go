@@ -1,4 +1,3 @@
-// Package ukitest makes boot stubs and keys for tests.
 package ukitest
 
 import (
