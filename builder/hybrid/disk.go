@@ -28,6 +28,9 @@ func WriteDisk(f *os.File, l DiskLayout, dir string) error {
 	if err != nil {
 		return fmt.Errorf("writing the ESP: %w", err)
 	}
+	if len(esp) > maxESP {
+		return fmt.Errorf("its files need an ESP of %d MiB, at most %d can be", len(esp)/mib, maxESP/mib)
+	}
 	end := int64(mib + len(esp))
 	if err := f.Truncate(end + mib); err != nil {
 		return err

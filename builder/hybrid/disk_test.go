@@ -102,9 +102,9 @@ func TestDiskOfOthers(t *testing.T) {
 	if err := os.WriteFile(esp, b[mib:len(b)-mib], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// It notes a difference of the boot sector's copy of nothing, and ends with 1 then.
+	// It ends with 1 for one cluster that the library leaves marked and belongs to no file.
 	out, _ = exec.Command(need.Program(t, "fsck.vfat", "dosfstools"), "-n", "-v", esp).CombinedOutput()
-	if !strings.Contains(string(out), ": 3 files") && !strings.Contains(string(out), "files") {
+	if !strings.Contains(string(out), ": 4 files") || strings.Contains(string(out), "Bad") {
 		t.Errorf("fsck.vfat:\n%s", out)
 	}
 }
