@@ -45,11 +45,14 @@ func newBuildCommand() *cobra.Command {
 		Use:   "build DEFINITION",
 		Short: "Build an image for network boot, CD and USB stick",
 		Long: `Build an image from a definition: a YAML file, or the name of one that muster
-brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the initramfs,
-the network boot programs, NAME.iso for CD and USB stick, NAME.efi for UEFI, the
-lock that pins every package, and manifest.json. The same lock gives the same bytes, whoever
-builds it and where; the time of all files is that of the lock, or
-SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
+brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the
+initramfs, the network boot programs, NAME.iso for CD and USB stick, NAME.efi
+for UEFI, the lock that pins every package, and manifest.json. The same lock
+gives the same bytes, whoever builds it and where; the time of all files is that
+of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other programs.
+
+With --sign-key and --sign-cert NAME.efi starts where Secure Boot is on and the
+certificate is enrolled in the firmware.`,
 		Example: `  muster build compute
   muster build ./mine.yaml --output mine
   muster build compute --update        # with the newest packages

@@ -22,11 +22,11 @@ func newVerifyCommand() *cobra.Command {
 		Use:   "verify FILE|DIR",
 		Short: "Check an image, an ISO file or a USB stick, and say what it is",
 		Long: `Check what a build wrote, without booting it: a folder with an image, one of its
-files, or the stick that one was written to. Boot records, partition tables, file
-systems, the initramfs, the sections and the signature of a UEFI program are read
-anew, and every file is compared with the manifest; a medium without one, with the
-list that is on the medium. Nothing is changed. The site segment of a medium
-(muster personalize) has no influence.
+files, or the stick that one was written to. Boot records, partition tables,
+file systems, the initramfs, the sections and the signature of a UEFI program
+are read anew, and every file is compared with the manifest; a medium without
+one, with the list that is on the medium. Nothing is changed. The site segment
+of a medium (muster personalize) has no influence.
 
 Exit status: 0 all is as it should be, 1 something differs (it is named), 2
 wrong use.`,
@@ -113,10 +113,10 @@ func newPersonalizeCommand() *cobra.Command {
 		Use:   "personalize FILE",
 		Short: "Tell an ISO file or USB stick which head its machines join",
 		Long: `Rewrite the site segment of an ISO file, a NAME.efi, a NAME.img, or of the stick
-that it was written to, in place. One that is signed is refused: the signature
-covers the site. What is not given stays as it is; an empty value ("") takes it away.
-Nothing is built anew, and muster verify still accepts the medium. The head's
-pin is shown by: muster status.`,
+that it was written to, in place. What is not given stays as it is; an empty
+value ("") takes it away. Nothing is built anew, and muster verify still accepts
+the medium. One that is signed is refused, as the signature covers the site. The
+head's pin is shown by: muster status.`,
 		Example: `  muster personalize compute.iso --head 10.77.0.1 --pin 5f0c...
   sudo muster personalize /dev/sdb --head head.example.org`,
 		GroupID: "start",

@@ -93,19 +93,17 @@ func TestVMSignedUKI(t *testing.T) {
 			t.Errorf("the loader was %q, want %q", loader, want)
 		}
 	})
-	if os.Getenv("MUSTER_LONG") != "1" {
-		t.Skip("only in make test-vm: the signed UKI from a stick and a disk, and what is refused")
-	}
 	stick := s.file(t, images.KindIMG)
 	t.Run("stick", func(t *testing.T) {
+		onlyLong(t)
 		s.join(t, vm.Config{Name: "uki-stick", Firmware: vm.UEFI, Boot: vm.BootUSB, USB: stick, SecureBoot: true, Cert: s.cert})
 	})
 	t.Run("disk without Secure Boot", func(t *testing.T) {
+		onlyLong(t)
 		s.join(t, vm.Config{Name: "uki-disk", Firmware: vm.UEFI, Boot: vm.BootDisk, Disk: stick})
 	})
 	for name, change := range map[string]func(t *testing.T, program []byte) []byte{
 		"not signed": func(t *testing.T, program []byte) []byte {
-			// Without its entry in the header the signature is bytes behind the end.
 			im, err := uki.Parse(program)
 			if err != nil {
 				t.Fatal(err)
@@ -138,8 +136,18 @@ func TestVMSignedUKI(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.refused(t, replaceProgram(t, stick, s.file(t, images.KindUKI), change), s.cert, `BdsDxe: failed to load .*: (Access Denied|Security Violation)`)
+			onlyLong(t)
+			changed := replaceProgram(t, stick, s.file(t, images.KindUKI), change)
+			refused(t, s.cluster, vm.Config{Name: "refused", Firmware: vm.UEFI, Boot: vm.BootUSB, USB: changed, SecureBoot: true, Cert: s.cert},
+				`BdsDxe: failed to load .*: (Access Denied|Security Violation)`)
 		})
+	}
+}
+
+func onlyLong(t *testing.T) {
+	t.Helper()
+	if os.Getenv("MUSTER_LONG") != "1" {
+		t.Skip("only in make test-vm: the signed UKI from a stick and a disk, and what is refused")
 	}
 }
 
@@ -163,12 +171,6 @@ func (s *site) join(t *testing.T, cfg vm.Config) *guest {
 	}
 	g.Kill()
 	return g
-}
-
-// refused boots a stick that the firmware or its loader must not start.
-func (s *site) refused(t *testing.T, stick string, cert []byte, says string) {
-	t.Helper()
-	refused(t, s.cluster, vm.Config{Name: "refused", Firmware: vm.UEFI, Boot: vm.BootUSB, USB: stick, SecureBoot: true, Cert: cert}, says)
 }
 
 // refused boots a machine until it says that it does not start what it was given.
