@@ -63,7 +63,10 @@ func Verify(name string) ([]Checked, error) {
 		for _, a := range m.Artifacts {
 			if a.Name == filepath.Base(name) {
 				c, err := verifyArtifact(filepath.Dir(name), m, a)
-				return []Checked{c}, err
+				if err != nil {
+					return nil, err
+				}
+				return []Checked{c}, nil
 			}
 		}
 	}
