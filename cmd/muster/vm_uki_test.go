@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -55,6 +56,9 @@ func signedSite(t *testing.T) *site {
 	}
 	if r := c.muster("", "verify", s.out, "--cert", filepath.Join(dir, "cert")); r.status != 0 {
 		t.Errorf("muster verify: %s", r.stderr)
+	}
+	if out, err := exec.Command(need.Program(t, "sbverify", "sbsigntool"), "--cert", filepath.Join(dir, "cert"), s.file(t, images.KindUKI)).CombinedOutput(); err != nil {
+		t.Errorf("sbverify: %v\n%s", err, out)
 	}
 	block, _ := pem.Decode(pair.Cert)
 	s.cert = block.Bytes
