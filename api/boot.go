@@ -81,7 +81,7 @@ type BlobRef struct {
 // Loader is a network boot program of an image.
 type Loader struct {
 	BlobRef
-	Client string `json:"client" doc:"bios or uefi"`
+	Client string `json:"client" doc:"bios, uefi, or http: a UKI that UEFI HTTP boot starts in place of a network boot program"`
 	Arch   string `json:"arch"`
 }
 

@@ -75,7 +75,7 @@ type Software struct {
 	Kernel    string `json:"kernel" doc:"release, as uname -r says it"`
 	ImageID   string `json:"image_id,omitempty"`
 	RuntimeID string `json:"runtime_id,omitempty"`
-	Medium    string `json:"medium,omitempty" doc:"pxe, http, iso, usb or unknown"`
+	Medium    string `json:"medium,omitempty" doc:"pxe, http, iso, usb, uki (a unified kernel image, by HTTP or from a stick) or unknown"`
 	// Userland is what the node's tasks see, once it is there. A node whose image has none
 	// is empty here and in UserlandWanted, and takes only tasks that name it.
 	Userland       string `json:"userland,omitempty" doc:"SHA-256 of the userland that it holds"`

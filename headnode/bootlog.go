@@ -117,9 +117,14 @@ func adviceFor(log []api.BootEvent, now time.Time) string {
 	case api.StageDHCP:
 		return stoppedAt(since, "after it was offered an address", dhcpAdvice(last))
 	case api.StageLoader:
+		if last.Client == "http" {
+			return stoppedAt(since, "with a program that it fetched by HTTP, before anything more was heard",
+				"Secure Boot refused it: enroll the certificate that a UKI is signed with (docs/media.md), or switch Secure Boot off in the firmware's setup; "+
+					"or it has no driver for the network card: look at the machine's screen")
+		}
 		return stoppedAt(since, "with the boot program loaded, before it asked for the script",
 			"Secure Boot refused the program, or the program has no driver for the network card: "+
-				"switch Secure Boot off in the firmware's setup, or try its other mode (UEFI or legacy BIOS)")
+				"switch Secure Boot off in the firmware's setup, boot a signed UKI by HTTP (docs/media.md), or try its other mode (UEFI or legacy BIOS)")
 	case api.StageScript:
 		return stoppedAt(since, "with the boot script, before it fetched the kernel",
 			"the bulk port of the head (7480/tcp) may be blocked: look at the firewall between the machine and the head")

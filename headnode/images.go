@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -237,9 +238,10 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 	}
 	im.mu.Lock()
 	names := im.names.clone()
-	_, again := im.all[m.ID]
+	before, again := im.all[m.ID]
 	im.mu.Unlock()
-	if !again {
+	write := !again || otherUKI(before.Manifest, m)
+	if write {
 		if err := store.WriteFileDurable(im.manifestPath(m.ID), manifest, 0o644); err != nil {
 			return api.Image{}, blobError("the manifest of image "+m.Name, err)
 		}
@@ -252,13 +254,29 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 		return api.Image{}, err
 	}
 	im.mu.Lock()
-	if !again {
+	if write {
 		im.all[m.ID] = published{m, stamp(im.now())}
 	}
 	v := im.view(im.all[m.ID])
 	im.mu.Unlock()
 	im.log.Info("image published", "image", m.Name, "id", m.ID, "default", v.Default, "actor", actor)
 	return im.withUsers(v), nil
+}
+
+// otherUKI says whether two manifests of one image differ in its UKI and in nothing else: signing has no
+// influence on the image ID. The kernel and initramfs that nodes boot are the same.
+func otherUKI(a, b images.Manifest) bool {
+	var uki, rest [2][]images.Artifact
+	for i, m := range []images.Manifest{a, b} {
+		for _, x := range m.Artifacts {
+			if x.Kind == images.KindUKI {
+				uki[i] = append(uki[i], x)
+			} else {
+				rest[i] = append(rest[i], x)
+			}
+		}
+	}
+	return reflect.DeepEqual(rest[0], rest[1]) && !reflect.DeepEqual(uki[0], uki[1])
 }
 
 func notUploaded(m images.Manifest, a images.Artifact) error {
@@ -432,6 +450,12 @@ func bootFiles(d *api.BootDecision, m images.Manifest) {
 			d.Initramfs = ref
 		case images.KindLoader:
 			d.Loaders = append(d.Loaders, api.Loader{BlobRef: ref, Client: a.Client, Arch: a.Arch})
+		case images.KindUKI:
+			// One that is not signed has no advantage over the loader, which tells
+			// the machine where its head is.
+			if a.Signer != "" {
+				d.Loaders = append(d.Loaders, api.Loader{BlobRef: ref, Client: "http", Arch: m.Arch})
+			}
 		}
 	}
 }

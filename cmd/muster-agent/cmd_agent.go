@@ -166,8 +166,12 @@ func (c *clock) Apply(head time.Time) {
 
 // noHead says what a person can do where no head is known. "": what the agent says.
 func noHead(p boot.Params) string {
-	if medium := boot.Medium(p); medium == "iso" || medium == "usb" {
+	switch boot.Medium(p) {
+	case "iso", "usb":
 		return "write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
+	case "uki":
+		return "put its address under site: in the definition and build the image again, " +
+			"or, if it is not signed, write it into the file with: muster personalize FILE --head ADDRESS --pin PIN"
 	}
 	return ""
 }

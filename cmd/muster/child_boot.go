@@ -175,6 +175,11 @@ func bootOf(d api.BootDecision, m pxe.Machine) pxe.Boot {
 	if ip, err := netip.ParseAddr(d.FixedIP); err == nil {
 		b.FixedIP = ip
 	}
+	for _, l := range d.Loaders {
+		if m.Client == pxe.ClientHTTP && l.Client == string(pxe.ClientHTTP) && (l.Arch == m.Arch || m.Arch == "") {
+			b.Program = pxe.BlobPath(l.SHA256, l.Name)
+		}
+	}
 	kind := string(pxe.ClientUEFI)
 	if m.Client == pxe.ClientBIOS {
 		kind = string(pxe.ClientBIOS)

@@ -103,6 +103,7 @@ func TestConfigCheck(t *testing.T) {
 		"no CD":              {func(c *Config) { c.Boot = BootCD }, "nothing to boot from"},
 		"no stick":           {func(c *Config) { c.Boot = BootUSB }, "nothing to boot from"},
 		"BIOS, Secure Boot":  {func(c *Config) { c.Firmware, c.SecureBoot = BIOS, true }, "has no Secure Boot"},
+		"certificate alone":  {func(c *Config) { c.Firmware, c.Cert = UEFI, []byte("x") }, "a certificate without Secure Boot"},
 		"negative":           {func(c *Config) { c.MemMiB = -1 }, "negative"},
 		"no MAC":             {func(c *Config) { c.NICs = []NIC{{}} }, "no MAC"},
 		"group MAC":          {func(c *Config) { c.NICs = []NIC{{MAC: mac("01:00:5e:00:00:01")}} }, "no MAC"},

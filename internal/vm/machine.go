@@ -269,7 +269,10 @@ func (cfg Config) firmwareFiles() (files, error) {
 		return files{}, nil
 	}
 	places := ovmfPlaces
-	if cfg.SecureBoot {
+	switch {
+	case cfg.Cert != nil:
+		places = ownKeyOVMFPlaces
+	case cfg.SecureBoot:
 		places = secureOVMFPlaces
 	}
 	fw, err := findOVMF(os.Stat, places)
@@ -279,6 +282,11 @@ func (cfg Config) firmwareFiles() (files, error) {
 	vars, err := os.ReadFile(fw.vars)
 	if err != nil {
 		return files{}, fmt.Errorf("reading the firmware's variables: %w", err)
+	}
+	if cfg.Cert != nil {
+		if vars, err = enroll(vars, cfg.Cert); err != nil {
+			return files{}, fmt.Errorf("enrolling a certificate in the firmware's variables %s: %w", fw.vars, err)
+		}
 	}
 	fw.vars = cfg.path("vars")
 	if err := os.WriteFile(fw.vars, vars, 0o600); err != nil {
