@@ -21,11 +21,12 @@ import (
 
 // userlandFormat is the number of the way in which packages become a userland.
 // It changes when the same packages give another one.
-const userlandFormat = 1
+const userlandFormat = 2
 
-// userlandBlock is how much of a userland is packed, and unpacked, at a time: a
-// larger one is smaller as a whole, and costs a node more for the first byte of a file.
-const userlandBlock = 256 << 10
+// userlandBlock is how much of a userland is packed, and unpacked, at a time. With 1 MiB
+// the userland is 7 % smaller than with 256 KiB; that costs a node 20 ms more for the first
+// start of python3, and nothing for the next.
+const userlandBlock = 1 << 20
 
 // userlandName is the file of the artifact.
 const userlandName = "userland.sqfs"

@@ -165,7 +165,7 @@ type reader struct {
 func (r *reader) readAll(ctx context.Context, files []*node) error {
 	for _, n := range files {
 		if err := r.readFile(ctx, n); err != nil {
-			return fmt.Errorf("%s from %s: %w", n.entry.Path, n.entry.Source, err)
+			return inFile(n, err)
 		}
 	}
 	return r.sendFragment(ctx)
@@ -191,7 +191,7 @@ func (r *reader) readFile(ctx context.Context, n *node) error {
 	}
 	var one [1]byte
 	if _, err := io.ReadFull(f, one[:]); err == nil {
-		return fmt.Errorf("content is longer than its %d bytes", size)
+		return errLong(size)
 	} else if err != io.EOF {
 		return err
 	}
@@ -257,12 +257,18 @@ func (r *reader) readBlocks(ctx context.Context, f io.Reader, n *node) error {
 func readWhole(f io.Reader, p []byte, size int64) error {
 	if _, err := io.ReadFull(f, p); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("content is shorter than its %d bytes: %w", size, io.ErrUnexpectedEOF)
+			return errShort(size)
 		}
 		return err
 	}
 	return nil
 }
+
+func errShort(size int64) error {
+	return fmt.Errorf("content is shorter than its %d bytes: %w", size, io.ErrUnexpectedEOF)
+}
+
+func errLong(size int64) error { return fmt.Errorf("content is longer than its %d bytes", size) }
 
 func isZero(p []byte) bool {
 	for _, c := range p {
