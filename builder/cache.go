@@ -23,7 +23,7 @@ import (
 
 // cacheFormat is part of the name of every step's result. It changes when a
 // step does something else with the same inputs.
-const cacheFormat = 2
+const cacheFormat = 3
 
 // lockPoll is how often a build that waits for another one looks again. There
 // is no way to wait for a file lock that a context could end.
