@@ -21,7 +21,7 @@ import (
 )
 
 // bytesUntilJoined are the most bytes that a machine may fetch of each image.
-var bytesUntilJoined = map[string]int64{"compute": 30e6, "compute-vm": 20e6}
+var bytesUntilJoined = map[string]int64{"compute": 30e6, "compute-vm": 20e6, "mini": 30e6}
 
 // TestRealArchive builds the shipped images from Debian's archive, twice, and
 // starts them in QEMU, where an /init that stands for the agent does what

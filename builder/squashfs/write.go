@@ -30,6 +30,17 @@ type Options struct {
 	Level     Level     // of compression
 	Time      time.Time // of the image; zero: the time of the tree
 	Workers   int       // goroutines that pack; 0: one per CPU
+	Packed    Packed    // nil: every block is packed anew
+}
+
+// Packed remembers blocks of file content that were packed for an earlier image. Its methods
+// are called from several goroutines. A key names content and options; what is kept for it
+// has to come back unchanged, or not.
+type Packed interface {
+	// Load appends what was stored for key to dst; false: nothing was.
+	Load(dst []byte, key string) ([]byte, bool)
+	// Store keeps packed, which it must not hold on to.
+	Store(key string, packed []byte)
 }
 
 // Stats tells what was written.
