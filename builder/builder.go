@@ -20,7 +20,7 @@ import (
 
 // format is the number of the way in which artifacts are made. It changes when
 // the same inputs give other bytes.
-const format = 2
+const format = 3
 
 // Config is what [Build] needs.
 type Config struct {
