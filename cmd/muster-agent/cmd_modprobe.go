@@ -42,7 +42,11 @@ func modprobeMain(args []string, stderr io.Writer) error {
 		f.Usage()
 		return errUsage
 	}
-	loaders, err := moduleLoaders(*dir, *more)
+	conf, err := boot.ModuleConf("/")
+	if err != nil { // a module without its parameters is better than none
+		fmt.Fprintf(stderr, "modprobe: %v\n", err)
+	}
+	loaders, err := moduleLoaders(conf, *dir, *more)
 	if err != nil {
 		return err
 	}
@@ -63,9 +67,7 @@ func modprobeMain(args []string, stderr io.Writer) error {
 
 // moduleLoaders returns a loader for the first folder, and one for the second if
 // it is there: the userland has all modules, once it is mounted.
-func moduleLoaders(dir, more string) ([]func() (*kmod.Loader, error), error) {
-	cmdline, _ := os.ReadFile("/proc/cmdline") // without it there are no parameters
-	conf := kmod.ParseCmdline(string(cmdline))
+func moduleLoaders(conf kmod.Conf, dir, more string) ([]func() (*kmod.Loader, error), error) {
 	base, err := kmod.NewLoader(kmod.LoaderConfig{Dir: filepath.Join(dir, kernelRelease()), Conf: conf})
 	if err != nil {
 		return nil, err

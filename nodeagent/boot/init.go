@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"muster/api"
 	"muster/internal/kmod"
 	"muster/nodeagent/loop"
 )
@@ -60,6 +61,8 @@ type initProcess struct {
 	params Params
 	reaper reaper
 	more   chan struct{} // gets a token when there are more drivers
+	// sysctls are settings that the kernel does not know without its modules.
+	sysctls []api.NodeSysctl
 
 	mu       sync.Mutex
 	problems []string // guarded by mu
@@ -97,6 +100,13 @@ func (in *initProcess) settings() {
 			in.problem(fmt.Errorf("setting kernel.%s: %w", s.name, err))
 		}
 	}
+	setup, err := ReadSetup("/")
+	in.problem(err)
+	unknown, errs := applySysctls("/proc/sys", setup.Sysctls)
+	for _, err := range errs {
+		in.problem(err)
+	}
+	in.sysctls = unknown
 	if !in.params.Verbose {
 		const consoleLevel = 8 // SYSLOG_ACTION_CONSOLE_LEVEL of syslog(2)
 		// Errors and worse stay; the rest would draw over the screen.
@@ -199,8 +209,8 @@ func (in *initProcess) devices(ctx context.Context) {
 		in.problem(err)
 	}
 	mounted := Uptime()
-	cmdline, _ := os.ReadFile("/proc/cmdline") // without it modules have no parameters
-	conf := kmod.ParseCmdline(string(cmdline))
+	conf, err := ModuleConf("/")
+	in.problem(err)
 	loader, err := kmod.NewLoader(kmod.LoaderConfig{Dir: dir, Conf: conf, Log: in.log})
 	if err != nil {
 		in.problem(err)
@@ -232,6 +242,7 @@ func (in *initProcess) devices(ctx context.Context) {
 	for _, text := range imageProblems("/", in.params.Image) {
 		in.tell(text)
 	}
+	in.lateSysctls(ctx)
 	log, err := readKernelLog()
 	in.problem(err)
 	for _, text := range kernelProblems(log) {
@@ -253,6 +264,24 @@ func (in *initProcess) lookAgain(ctx context.Context, plug *plugger, scan func()
 		plug.forget()
 		scan()
 		in.log.Info("devices looked at again", "begin", begin, "scanned", Uptime())
+	}
+}
+
+// sysctlGrace is how long drivers may take to bring the settings that the kernel does not
+// know without them.
+const sysctlGrace = 10 * time.Second
+
+// lateSysctls makes the settings that modules bring.
+func (in *initProcess) lateSysctls(ctx context.Context) {
+	for end := time.Now().Add(sysctlGrace); len(in.sysctls) > 0 && time.Now().Before(end) && wait(ctx, time.Second/2); {
+		unknown, errs := applySysctls("/proc/sys", in.sysctls)
+		for _, err := range errs {
+			in.problem(err)
+		}
+		in.sysctls = unknown
+	}
+	for _, s := range in.sysctls {
+		in.tell(fmt.Sprintf("setting %s: this kernel has no such setting, nor has a module that was loaded", s.Name))
 	}
 }
 
