@@ -242,12 +242,12 @@ func (in *initProcess) devices(ctx context.Context) {
 	for _, text := range imageProblems("/", in.params.Image) {
 		in.tell(text)
 	}
-	in.lateSysctls(ctx)
 	log, err := readKernelLog()
 	in.problem(err)
 	for _, text := range kernelProblems(log) {
 		in.tell(text)
 	}
+	in.lateSysctls(ctx)
 	work.Wait()
 }
 
