@@ -90,15 +90,30 @@ func (a *Agent) Run(ctx context.Context) error {
 	if u := a.cfg.Userland; u != nil {
 		g.Go(func() error { u.Run(ctx, a.staged); return nil })
 	}
+	if r := a.cfg.Services; r != nil {
+		g.Go(func() error { r.Run(ctx, a.staged); return nil })
+	}
 	return g.Wait()
 }
 
 // staged shows a stage that has changed, on the screen and at the head.
 func (a *Agent) staged() {
+	a.startServices()
 	a.show(func(s *Status) { s.Stage = a.cfg.stage() })
 	select {
 	case a.news <- struct{}{}:
 	default:
+	}
+}
+
+// startServices starts the services of the image, if this machine is a node and has its
+// userland.
+func (a *Agent) startServices() {
+	if a.cfg.Services == nil || !a.wasApproved() {
+		return
+	}
+	if root, err := a.cfg.taskRoot(); err == nil {
+		a.cfg.Services.Start(root)
 	}
 }
 

@@ -94,6 +94,7 @@ func (s *session) apply(r api.JoinReply) error {
 	if u := a.cfg.Userland; u != nil {
 		u.From(filesOf(r))
 	}
+	a.startServices()
 	stage := a.cfg.stage()
 	a.show(func(st *Status) {
 		st.Phase = map[api.JoinState]Phase{
