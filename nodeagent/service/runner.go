@@ -45,11 +45,10 @@ type timing struct {
 	backoffMin time.Duration // before a service is started again, twice as long each time
 	backoffMax time.Duration
 	stable     time.Duration // that long running makes its next end the first one
-	stopGrace  time.Duration // between TERM and KILL
 }
 
 func usualTiming() timing {
-	return timing{time.Second, time.Second, time.Second, time.Minute, time.Minute, 5 * time.Second}
+	return timing{time.Second, time.Second, time.Second, time.Minute, time.Minute}
 }
 
 // Runner runs the services of a node. Make one with [New].

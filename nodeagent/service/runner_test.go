@@ -25,7 +25,7 @@ import (
 func quick() timing {
 	return timing{
 		settle: 20 * time.Millisecond, firstCheck: 20 * time.Millisecond, backoffMin: 20 * time.Millisecond,
-		backoffMax: 50 * time.Millisecond, stable: time.Minute, stopGrace: time.Second,
+		backoffMax: 50 * time.Millisecond, stable: time.Minute,
 	}
 }
 
