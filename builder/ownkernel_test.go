@@ -112,34 +112,52 @@ func TestOwnKernelErrors(t *testing.T) {
 		definition string
 		want       string
 	}{
-		"another release": {func(dir string) { writeFiles(t, dir, map[string]string{"bzImage": bzImage("6.1.0")}) }, ownDefinition,
-			"they are of " + ownRelease + ", and the kernel"},
-		"no kernel": {func(dir string) { writeFiles(t, dir, map[string]string{"bzImage": "\x7fELF"}) }, ownDefinition,
-			"it is no bzImage for x86; it is arch/x86/boot/bzImage of a kernel that was compiled"},
-		"cut off": {func(dir string) { writeFiles(t, dir, map[string]string{"bzImage": bzImage(ownRelease)[:0x210]}) }, ownDefinition,
-			"it does not say its release; the file is damaged"},
+		"another release": {
+			func(dir string) { writeFiles(t, dir, map[string]string{"bzImage": bzImage("6.1.0")}) }, ownDefinition,
+			"they are of " + ownRelease + ", and the kernel",
+		},
+		"no kernel": {
+			func(dir string) { writeFiles(t, dir, map[string]string{"bzImage": "\x7fELF"}) }, ownDefinition,
+			"it is no bzImage for x86; it is arch/x86/boot/bzImage of a kernel that was compiled",
+		},
+		"cut off": {
+			func(dir string) { writeFiles(t, dir, map[string]string{"bzImage": bzImage(ownRelease)[:0x210]}) }, ownDefinition,
+			"it does not say its release; the file is damaged",
+		},
 		"no modules": {func(dir string) {
 			if err := os.RemoveAll(filepath.Join(dir, "modules/lib")); err != nil {
 				t.Fatal(err)
 			}
 		}, ownDefinition, "there is no lib/modules/" + ownRelease + " in it, nor is it that folder itself"},
-		"no Debian package": {func(dir string) { writeFiles(t, dir, map[string]string{"k.deb": "no"}) },
-			strings.Replace(ownDefinition, "file: ./bzImage, modules: ./modules", "deb: ./k.deb", 1), "kernel: deb: "},
+		"no Debian package": {
+			func(dir string) { writeFiles(t, dir, map[string]string{"k.deb": "no"}) },
+			strings.Replace(ownDefinition, "file: ./bzImage, modules: ./modules", "deb: ./k.deb", 1), "kernel: deb: ",
+		},
 		"package without kernel": {func(dir string) {
 			p := kernelPackages(t, ownRelease, "1")[0]
 			writeFiles(t, dir, map[string]string{"k.deb": string(p.Deb(t))})
 		}, strings.Replace(ownDefinition, "file: ./bzImage, modules: ./modules", "deb: [./k.deb]", 1), "linux-image-amd64: there is no /boot/vmlinuz-* in it"},
 
-		"unknown options": {func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {virtio_nte: x=1}}", 1),
-			"kernel " + ownRelease + ": modules: options: there is no module virtio_nte (DIR/test.yaml:6:45); like it are: virtio_net"},
-		"unknown parameter": {func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {loop: max_loops=1}}", 1),
-			"modules: options: loop has no parameter max_loops (DIR/test.yaml:6:45); it has: max_loop, max_part"},
-		"no parameters": {func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {dummy: a=1}}", 1),
-			"modules: options: dummy has no parameter a (DIR/test.yaml:6:45); it has none"},
-		"built in": {func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {virtio_pci: a=1}}", 1),
-			"modules: options: virtio_pci is built into the kernel (DIR/test.yaml:6:45); give its parameters on the kernel command line: kernel: cmdline: ... virtio_pci.a=1"},
-		"no such name": {func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], names: [dumy]}", 1),
-			"kernel " + ownRelease + ": there is no module dumy (DIR/test.yaml:6:43); like it are: dummy"},
+		"unknown options": {
+			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {virtio_nte: x=1}}", 1),
+			"kernel " + ownRelease + ": modules: options: there is no module virtio_nte (DIR/test.yaml:6:45); like it are: virtio_net",
+		},
+		"unknown parameter": {
+			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {loop: max_loops=1}}", 1),
+			"modules: options: loop has no parameter max_loops (DIR/test.yaml:6:45); it has: max_loop, max_part",
+		},
+		"no parameters": {
+			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {dummy: a=1}}", 1),
+			"modules: options: dummy has no parameter a (DIR/test.yaml:6:45); it has none",
+		},
+		"built in": {
+			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {virtio_pci: a=1}}", 1),
+			"modules: options: virtio_pci is built into the kernel (DIR/test.yaml:6:45); give its parameters on the kernel command line: kernel: cmdline: ... virtio_pci.a=1",
+		},
+		"no such name": {
+			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], names: [dumy]}", 1),
+			"kernel " + ownRelease + ": there is no module dumy (DIR/test.yaml:6:43); like it are: dummy",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := ""

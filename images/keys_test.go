@@ -22,8 +22,10 @@ func TestNewKeysErrors(t *testing.T) {
 		"two kernels":   {strings.Replace(base, "{package", "{deb: ./x.deb, package", 1), "x.deb does not exist (it is looked for beside the definition)"},
 		"file alone":    {strings.Replace(base, "package: linux-image-amd64", "file: ./d.yaml", 1), "d.yaml needs modules: the folder or archive that make modules_install INSTALL_MOD_PATH=FOLDER wrote, also where all is built in"},
 		"modules alone": {strings.Replace(base, "{package", "{modules: ., package", 1), "kernel: modules are those of file; package brings its own"},
-		"own kernel, no modules": {strings.Replace(base, "package: linux-image-amd64", "file: ./d.yaml, modules: ./nowhere", 1),
-			"kernel: modules: stat "},
+		"own kernel, no modules": {
+			strings.Replace(base, "package: linux-image-amd64", "file: ./d.yaml, modules: ./nowhere", 1),
+			"kernel: modules: stat ",
+		},
 		"options":          {base + "modules: {options: {e1000e: \" \"}}\n", "modules: options: e1000e (D/d.yaml:5:21): has no parameters; they are like InterruptThrottleRate=1"},
 		"options' name":    {base + "modules: {options: {a b: c=1}}\n", "modules: options: a b (D/d.yaml:5:21): cannot be the name of a kernel module"},
 		"options on lines": {base + "modules: {options: {a: \"b=1\\nc\"}}\n", "has characters other than printable ASCII, or a backslash"},
@@ -193,8 +195,12 @@ func TestPlaces(t *testing.T) {
 		f    *File
 		want string
 	}{
-		{with, file, "initramfs userland"}, {with, tree, "userland"}, {without, file, "initramfs"}, {without, tree, "initramfs"},
-		{with, &File{Path: "/x", In: InUserland}, "userland"}, {with, &File{From: "x", To: "/", In: InBoth}, "initramfs userland"},
+		{with, file, "initramfs userland"},
+		{with, tree, "userland"},
+		{without, file, "initramfs"},
+		{without, tree, "initramfs"},
+		{with, &File{Path: "/x", In: InUserland}, "userland"},
+		{with, &File{From: "x", To: "/", In: InBoth}, "initramfs userland"},
 		{with, &File{From: "x", To: "/", In: InInitramfs}, "initramfs"},
 	} {
 		var got []string

@@ -46,9 +46,12 @@ func TestApplySysctls(t *testing.T) {
 		putFile(t, dir, name, "0\n")
 	}
 	unknown, errs := applySysctls(dir, []api.NodeSysctl{
-		{Name: "vm.swappiness", Value: "10"}, {Name: "net.ipv4.conf.eth0/1.rp_filter", Value: "2"},
-		{Name: "kernel.core_pattern", Value: "|/bin/false"}, {Name: "net.bridge.x", Value: "1"},
-		{Name: "vm", Value: "1"}, {Name: "//.x", Value: "1"},
+		{Name: "vm.swappiness", Value: "10"},
+		{Name: "net.ipv4.conf.eth0/1.rp_filter", Value: "2"},
+		{Name: "kernel.core_pattern", Value: "|/bin/false"},
+		{Name: "net.bridge.x", Value: "1"},
+		{Name: "vm", Value: "1"},
+		{Name: "//.x", Value: "1"},
 	})
 	if diff := cmp.Diff([]api.NodeSysctl{{Name: "net.bridge.x", Value: "1"}}, unknown); diff != "" {
 		t.Errorf("unknown (-want +got):\n%s", diff)
@@ -79,8 +82,10 @@ func TestKernelTakesSysctls(t *testing.T) {
 		return
 	}
 	unknown, errs := applySysctls("/proc/sys", []api.NodeSysctl{
-		{Name: "net.ipv4.ip_forward", Value: "1"}, {Name: "net.ipv4.ip_local_port_range", Value: "20000 30000"},
-		{Name: "net.ipv4.nothing_like_it", Value: "1"}, {Name: "net.ipv4.tcp_retries2", Value: "many"},
+		{Name: "net.ipv4.ip_forward", Value: "1"},
+		{Name: "net.ipv4.ip_local_port_range", Value: "20000 30000"},
+		{Name: "net.ipv4.nothing_like_it", Value: "1"},
+		{Name: "net.ipv4.tcp_retries2", Value: "many"},
 	})
 	if len(unknown) != 1 || unknown[0].Name != "net.ipv4.nothing_like_it" {
 		t.Errorf("unknown are %v", unknown)
