@@ -30,7 +30,7 @@ const packFormat = 1
 // packInputs is what a pack depends on.
 type packInputs struct {
 	Format int
-	Kernel []string // SHA-256 of packages
+	Kernel []string // SHA-256 of packages, or of the definition's own files
 	Time   time.Time
 }
 

@@ -101,11 +101,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	if u := a.cfg.Userland; u != nil {
 		g.Go(func() error { u.Run(ctx, a.staged); return nil })
 	}
+	if r := a.cfg.Services; r != nil {
+		g.Go(func() error { r.Run(ctx, a.staged); return nil })
+	}
 	return g.Wait()
 }
 
 // staged shows a stage that has changed, on the screen and at the head.
 func (a *Agent) staged() {
+	a.startServices()
 	stage := a.stage()
 	a.show(func(s *Status) { s.Stage = stage })
 	a.tellHead()
@@ -116,6 +120,17 @@ func (a *Agent) tellHead() {
 	select {
 	case a.news <- struct{}{}:
 	default:
+	}
+}
+
+// startServices starts the services of the image, if this machine is a node and has its
+// userland.
+func (a *Agent) startServices() {
+	if a.cfg.Services == nil || !a.wasApproved() {
+		return
+	}
+	if view, err := a.cfg.view(); err == nil {
+		a.cfg.Services.Start(view.Root)
 	}
 }
 

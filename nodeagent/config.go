@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"muster/api"
+	"muster/nodeagent/service"
 	"muster/nodeagent/task"
 	"muster/nodeagent/userland"
 )
@@ -48,6 +49,9 @@ type Config struct {
 	// Userland brings the root of tasks from the head; none starts before it is
 	// there. Nil: the image has no userland, or Root is it.
 	Userland *userland.Holder
+	// Services are started once the machine was approved and its userland is there; the node
+	// takes tasks once all have passed their checks. Nil: there are none.
+	Services *service.Runner
 	// Shim is the command that runs [task.Shim] with the directory of a
 	// task as its last argument. Empty: this program with argument shim.
 	Shim []string
@@ -161,10 +165,15 @@ func (c Config) view() (task.View, error) {
 
 // stage is what this node still does before it can take tasks.
 func (c Config) stage() string {
-	if c.Userland == nil {
-		return ""
+	if c.Userland != nil {
+		if stage := c.Userland.Stage(); stage != "" {
+			return stage
+		}
 	}
-	return c.Userland.Stage()
+	if c.Services != nil {
+		return c.Services.Stage()
+	}
+	return ""
 }
 
 // facts describes the machine as it is now.

@@ -96,6 +96,7 @@ func (s *session) apply(r api.JoinReply) error {
 	if u := a.cfg.Userland; u != nil && r.Boot == nil {
 		u.From(filesOf(r))
 	}
+	a.startServices()
 	stage := a.stage()
 	a.show(func(st *Status) {
 		st.Phase = map[api.JoinState]Phase{

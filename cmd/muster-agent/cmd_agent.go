@@ -18,6 +18,7 @@ import (
 	"muster/api"
 	"muster/nodeagent"
 	"muster/nodeagent/boot"
+	"muster/nodeagent/service"
 	"muster/nodeagent/task"
 )
 
@@ -76,6 +77,12 @@ func agentMain(args []string, stderr io.Writer) error {
 	}
 	if owned && *root == "" {
 		cfg.Userland = machine.userland(*runDir)
+	}
+	if owned {
+		var err error
+		if cfg.Services, err = imageServices(*runDir, *cgroups, log); err != nil {
+			return err
+		}
 	}
 	if !owned {
 		cfg.Screen = logScreen{log}
@@ -145,6 +152,16 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 		return agent.Run(ctx)
 	})
 	return g.Wait()
+}
+
+// imageServices are the services of the image that the machine was booted from; nil: it has
+// none.
+func imageServices(runDir, cgroups string, log *slog.Logger) (*service.Runner, error) {
+	setup, err := boot.ReadSetup("/")
+	if err == nil && len(setup.Services) == 0 {
+		return nil, nil
+	}
+	return service.New(service.Config{Services: setup.Services, Problem: err, RunDir: runDir + "/services", CgroupRoot: cgroups, Log: log})
 }
 
 // clock gives the machine's clock the head's time.

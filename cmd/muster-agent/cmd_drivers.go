@@ -22,7 +22,8 @@ var errAgain = errors.New("the head did not give some drivers")
 func driversMain(stdin io.Reader) error {
 	ctx, cancel := context.WithTimeout(context.Background(), modprobeTimeout)
 	defer cancel()
-	loaders, err := moduleLoaders(ctx, moduleDir, boot.UserlandModules, agentRunDir)
+	conf, confErr := boot.ModuleConf("/") // drivers without their parameters are better than none
+	loaders, err := moduleLoaders(ctx, conf, moduleDir, boot.UserlandModules, agentRunDir)
 	if err != nil {
 		return err
 	}
@@ -30,7 +31,7 @@ func driversMain(stdin io.Reader) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{confErr}
 	for lines := bufio.NewScanner(stdin); lines.Scan(); {
 		if alias := lines.Text(); len(all.Index().Match(alias)) > 0 {
 			errs = append(errs, all.Load(alias))

@@ -54,7 +54,11 @@ func modprobeMain(args []string, stderr io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), modprobeTimeout)
 	defer cancel()
-	loaders, err := moduleLoaders(ctx, *dir, *more, *runDir)
+	conf, err := boot.ModuleConf("/")
+	if err != nil { // a module without its parameters is better than none
+		fmt.Fprintf(stderr, "modprobe: %v\n", err)
+	}
+	loaders, err := moduleLoaders(ctx, conf, *dir, *more, *runDir)
 	if err != nil {
 		return err
 	}
@@ -76,9 +80,7 @@ func modprobeMain(args []string, stderr io.Writer) error {
 // moduleLoaders returns a loader for the first folder, and one for the second if
 // it is there: the userland has the index of all modules, once it is mounted, and the head
 // has the modules.
-func moduleLoaders(ctx context.Context, dir, more, runDir string) ([]func() (*kmod.Loader, error), error) {
-	cmdline, _ := os.ReadFile("/proc/cmdline") // without it there are no parameters
-	conf := kmod.ParseCmdline(string(cmdline))
+func moduleLoaders(ctx context.Context, conf kmod.Conf, dir, more, runDir string) ([]func() (*kmod.Loader, error), error) {
 	first := filepath.Join(dir, kernelRelease())
 	base, err := kmod.NewLoader(kmod.LoaderConfig{Dir: first, Conf: conf})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"muster/api"
 	"muster/internal/kmod"
 	"muster/nodeagent/loop"
 )
@@ -59,6 +60,8 @@ type initProcess struct {
 	log    *slog.Logger
 	params Params
 	reaper reaper
+	// sysctls are settings that the kernel does not know without its modules.
+	sysctls []api.NodeSysctl
 
 	mu       sync.Mutex
 	problems []string // guarded by mu
@@ -96,6 +99,13 @@ func (in *initProcess) settings() {
 			in.problem(fmt.Errorf("setting kernel.%s: %w", s.name, err))
 		}
 	}
+	setup, err := ReadSetup("/")
+	in.problem(err)
+	unknown, errs := applySysctls("/proc/sys", setup.Sysctls)
+	for _, err := range errs {
+		in.problem(err)
+	}
+	in.sysctls = unknown
 	if !in.params.Verbose {
 		const consoleLevel = 8 // SYSLOG_ACTION_CONSOLE_LEVEL of syslog(2)
 		// Errors and worse stay; the rest would draw over the screen.
@@ -198,8 +208,9 @@ func (in *initProcess) devices(ctx context.Context) {
 		in.problem(err)
 	}
 	mounted := Uptime()
-	cmdline, _ := os.ReadFile("/proc/cmdline") // without it modules have no parameters
-	loader, err := kmod.NewLoader(kmod.LoaderConfig{Dir: dir, Conf: kmod.ParseCmdline(string(cmdline)), Log: in.log})
+	conf, err := ModuleConf("/")
+	in.problem(err)
+	loader, err := kmod.NewLoader(kmod.LoaderConfig{Dir: dir, Conf: conf, Log: in.log})
 	if err != nil {
 		in.problem(err)
 		return
@@ -233,7 +244,26 @@ func (in *initProcess) devices(ctx context.Context) {
 	for _, text := range kernelProblems(log) {
 		in.tell(text)
 	}
+	in.lateSysctls(ctx)
 	work.Wait()
+}
+
+// sysctlGrace is how long drivers may take to bring the settings that the kernel does not
+// know without them.
+const sysctlGrace = 10 * time.Second
+
+// lateSysctls makes the settings that modules bring.
+func (in *initProcess) lateSysctls(ctx context.Context) {
+	for end := time.Now().Add(sysctlGrace); len(in.sysctls) > 0 && time.Now().Before(end) && wait(ctx, time.Second/2); {
+		unknown, errs := applySysctls("/proc/sys", in.sysctls)
+		for _, err := range errs {
+			in.problem(err)
+		}
+		in.sysctls = unknown
+	}
+	for _, s := range in.sysctls {
+		in.tell(fmt.Sprintf("setting %s: this kernel has no such setting, nor has a module that was loaded", s.Name))
+	}
 }
 
 // appeared is called for each uevent.
