@@ -153,6 +153,11 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 			take(images.RoleMedium, p)
 		} // else no medium can be made from this archive: said to who asks for one
 	}
+	for _, name := range images.UKIPackages() {
+		if p, err := index.Latest(name); err == nil {
+			take(images.RoleUKI, p)
+		}
+	}
 	for _, g := range images.FirmwareGroups() {
 		if !slices.Contains(d.Firmware, g.Name) {
 			continue

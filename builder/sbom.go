@@ -59,7 +59,7 @@ func billStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, ids
 		if out.SBOM, err = c.putBytes(text); err != nil {
 			return billFiles{}, err
 		}
-		out.Sources, err = c.putBytes(sourcesText(cfg.Definition.Name, lock, programs))
+		out.Sources, err = c.putBytes(sourcesText(cfg.Definition, lock, programs))
 		return out, err
 	})
 }
@@ -144,6 +144,12 @@ func describe(cfg Config, lock *images.Lock, ids ids, at time.Time, programs []g
 	book := make(licenseBook)
 	for _, p := range lock.Packages {
 		d.add(image.ID, debianPackage(p, book.debian(copyrights[p.SHA256])))
+	}
+	for _, f := range ownKernelFiles(cfg.Definition.Kernel) {
+		kernel := newPackage("kernel", f.name, f.name, "")
+		kernel.sha256(f.sum)
+		kernel.LicenseDeclared, kernel.Comment = kernelLicense, "A kernel of the site's own: its sources are with who compiled it."
+		d.add(image.ID, kernel)
 	}
 	for _, p := range programs {
 		addProgram(d, image.ID, p, license)

@@ -77,7 +77,7 @@ func poolDir(file, name string) string {
 
 // sourcesText says which sources the image was built from and where they are, which
 // who passes on an image with programs under the GPL has to say, or pass on with it.
-func sourcesText(name string, lock *images.Lock, programs []goProgram) []byte {
+func sourcesText(def *images.Definition, lock *images.Lock, programs []goProgram) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `The sources of image %s
 
@@ -90,11 +90,17 @@ them. Archives drop old versions, https://snapshot.debian.org keeps them.
 
 Debian source packages (suite %s, %s)
 
-`, name, lock.Suite, lock.Date.UTC().Format("2006-01-02"))
+`, def.Name, lock.Suite, lock.Date.UTC().Format("2006-01-02"))
 	for _, s := range sourcesOf(lock) {
 		fmt.Fprintf(&b, "%s %s\n  of %s\n", s.name, s.version, strings.Join(s.binaries, ", "))
 		if base := archiveOf(s.suite); base != "" && s.dsc != "" {
 			fmt.Fprintf(&b, "  %s/%s\n  https://snapshot.debian.org/package/%s/%s/\n", base, s.dsc, s.name, s.version)
+		}
+	}
+	if own := ownKernelFiles(def.Kernel); len(own) > 0 {
+		b.WriteString("\nA kernel of the site's own, whose sources are with who compiled it\n\n")
+		for _, f := range own {
+			fmt.Fprintf(&b, "%s\n  SHA-256 %s\n", f.name, f.sum)
 		}
 	}
 	b.WriteString("\nGo modules of the programs\n\n")

@@ -124,7 +124,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	}
 	h.Nodes, err = newNodes(nodesConfig{
 		Store: h.store, Events: h.Events, BootLogs: h.BootLogs, Now: time.Now,
-		Rejoin: h.rejoin, FilesPort: cfg.FilesPort, Log: cfg.Log.With("part", "nodes"),
+		Rejoin: h.rejoin, FilesPort: cfg.FilesPort, BootCmdline: h.bootCmdline, Log: cfg.Log.With("part", "nodes"),
 	})
 	if err != nil {
 		return err

@@ -43,21 +43,23 @@ type agentWire interface {
 // machineRecord is what is durable of a machine. A machine that only booted
 // or is pending has none; its agent or firmware asks again.
 type machineRecord struct {
-	Schema     int            `json:"schema"`
-	State      api.NodeState  `json:"state"` // ready (a node), declared, rejected; else not durable
-	Name       string         `json:"name,omitempty"`
-	Admin      api.AdminState `json:"admin,omitempty"`
-	Weight     int            `json:"weight"`
-	Key        string         `json:"key,omitempty"` // public nkey of the session that was let in
-	BootID     string         `json:"boot_id,omitempty"`
-	Identity   api.Identity   `json:"identity,omitempty"`
-	FixedIP    string         `json:"fixed_ip,omitempty"`
-	Image      string         `json:"image,omitempty"` // of its own, a name or an ID; "": the default
-	Hardware   api.Hardware   `json:"hardware"`
-	Software   api.Software   `json:"software"`
-	By         string         `json:"by,omitempty"` // who approved, declared or rejected it
-	FirstHeard time.Time      `json:"first_heard,omitzero"`
-	Since      time.Time      `json:"since,omitzero"`
+	Schema   int            `json:"schema"`
+	State    api.NodeState  `json:"state"` // ready (a node), declared, rejected; else not durable
+	Name     string         `json:"name,omitempty"`
+	Admin    api.AdminState `json:"admin,omitempty"`
+	Weight   int            `json:"weight"`
+	Key      string         `json:"key,omitempty"` // public nkey of the session that was let in
+	BootID   string         `json:"boot_id,omitempty"`
+	Identity api.Identity   `json:"identity,omitempty"`
+	FixedIP  string         `json:"fixed_ip,omitempty"`
+	Image    string         `json:"image,omitempty"` // of its own, a name or an ID; "": the default
+	// Kexec is a start of another image that has not ended well; nil: there is none.
+	Kexec      *kexecRecord `json:"kexec,omitempty"`
+	Hardware   api.Hardware `json:"hardware"`
+	Software   api.Software `json:"software"`
+	By         string       `json:"by,omitempty"` // who approved, declared or rejected it
+	FirstHeard time.Time    `json:"first_heard,omitzero"`
+	Since      time.Time    `json:"since,omitzero"`
 }
 
 // machine is a machine or node as the head knows it now.
@@ -73,6 +75,7 @@ type machine struct {
 	stage     string // what a booting machine does, as far as the head saw it
 	said      string // what it says that it does before it can take tasks
 	noted     string // that, as it is in its timeline
+	starting  string // "kexec: image NAME" while it was told to start another image
 	arriving  bool   // it was let in or prepares, and has not been ready since
 	speed     float64
 	load      api.Load
@@ -109,7 +112,9 @@ type nodesConfig struct {
 	Rejoin func(ip string) rejoinPolicy
 	// FilesPort is where contents are served by hash; 0: nowhere.
 	FilesPort int
-	Log       *slog.Logger
+	// BootCmdline adds to the command line of an image how its agent finds this head, with {host} for the head's address.
+	BootCmdline func(image, id string) string
+	Log         *slog.Logger
 }
 
 // Nodes knows every machine and node, lets them in and watches over them.
@@ -470,7 +475,7 @@ func (n *Nodes) view(m *machine) api.Node {
 			v.Stage = ""
 		}
 	}
-	v.Image = n.imageOf(m)
+	v.Image, v.Kexec = n.imageOf(m), kexecState(m)
 	v.Hint = hintFor(v, m.waitWhy)
 	return v
 }

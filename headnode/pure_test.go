@@ -171,7 +171,8 @@ func TestAdvice(t *testing.T) {
 		"pending":                {at(api.StagePending, time.Hour, ""), "muster node approve " + mac1},
 		"after DHCP, firmware":   {at(api.StageDHCP, time.Minute, "bios"), "TFTP (69/udp"},
 		"after DHCP, iPXE":       {at(api.StageDHCP, time.Minute, "ipxe"), "port 80/tcp"},
-		"after the loader":       {at(api.StageLoader, time.Minute, "uefi"), "Secure Boot"},
+		"after the loader":       {at(api.StageLoader, time.Minute, "uefi"), "before it asked for the script"},
+		"after a UKI":            {at(api.StageLoader, time.Minute, "http"), "enroll the certificate"},
 		"after the script":       {at(api.StageScript, time.Minute, "ipxe"), "7480/tcp"},
 		"after the kernel":       {at(api.StageKernel, 2*time.Minute, "ipxe"), "slow or broken"},
 		"after the initramfs":    {at(api.StageInitramfs, 2*time.Minute, "ipxe"), "no driver for the network card"},
@@ -235,6 +236,7 @@ func FuzzJoinRequest(f *testing.F) {
 	f.Add(seed)
 	f.Add([]byte(`{"hardware":{"macs":["52:54:00:00:00:01","x",""],"uuid":"\u001b","cpu_model":"\u001b[31m\u0000é","cores":-4},"ip":"fe80::1%eth0"}`))
 	f.Add([]byte(`{"speed":1e400}`))
+	f.Add([]byte(`{"stage":"\u0000\u001b","software":{"userland":"../x","userland_wanted":"AB"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var req api.JoinRequest
 		if json.Unmarshal(data, &req) != nil {
@@ -242,7 +244,7 @@ func FuzzJoinRequest(f *testing.F) {
 		}
 		cleanFacts(&req)
 		hw, sw := req.Hardware, req.Software
-		for _, s := range []string{req.BootID, hw.Vendor, hw.Product, hw.Arch, hw.CPUModel, hw.Firmware, sw.Agent, sw.Kernel, sw.ImageID, sw.RuntimeID, sw.Medium} {
+		for _, s := range []string{req.BootID, hw.Vendor, hw.Product, hw.Arch, hw.CPUModel, hw.Firmware, sw.Agent, sw.Kernel, sw.ImageID, sw.RuntimeID, sw.Medium, sw.Userland, sw.UserlandWanted, req.Stage} {
 			if len(s) > maxText || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				t.Fatalf("text %q is left", s)
 			}
@@ -254,6 +256,15 @@ func FuzzJoinRequest(f *testing.F) {
 		cleanFacts(&again)
 		if diff := cmp.Diff(req, again); diff != "" {
 			t.Fatalf("cleaning again changes something (-want +got):\n%s", diff)
+		}
+		var said struct{ Stage string }
+		if json.Unmarshal(data, &said) == nil && said.Stage != "" && req.Stage == "" {
+			t.Fatal("a stage that cannot be shown is none")
+		}
+		hb := api.Heartbeat{Stage: req.Stage, Software: &sw}
+		cleanHeartbeat(&hb)
+		if hb.Stage != req.Stage || *hb.Software != sw {
+			t.Fatalf("a heartbeat is cleaned in another way: %+v", hb)
 		}
 		rec, err := json.Marshal(machineRecord{Hardware: hw, Software: sw})
 		if err != nil || len(rec) > 16<<10 {

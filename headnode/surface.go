@@ -52,6 +52,8 @@ type imageStore interface {
 	// Manifest, SetDefault and Remove take a name, an image ID or a unique prefix of one.
 	Manifest(ref string) ([]byte, error)
 	SetDefault(ctx context.Context, actor, ref string) (api.Image, error)
+	// Set changes what is set of an image.
+	Set(ctx context.Context, actor, ref string, s api.ImageSettings) (api.Image, error)
 	Remove(ctx context.Context, actor, ref string) error
 }
 

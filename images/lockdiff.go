@@ -64,7 +64,7 @@ func (r Request) Hash() string {
 		Arch, Suite, Kernel string
 		Firmware, Packages  []string
 		Loaders             []string // of media, which every lock has
-	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, MediumPackages()})
+	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, slices.Concat(MediumPackages(), UKIPackages())})
 }
 
 // Against says in words what r asks for that other does not, and the reverse.

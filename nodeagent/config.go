@@ -12,6 +12,7 @@ import (
 
 	"muster/api"
 	"muster/nodeagent/mount"
+	"muster/nodeagent/service"
 	"muster/nodeagent/task"
 	"muster/nodeagent/userland"
 )
@@ -19,13 +20,16 @@ import (
 // Config is what an [Agent] needs. Only RunDir and Facts are required.
 type Config struct {
 	// Head is HOST:PORT of the head, or "" when none is known: the agent
-	// then says so on its screen and waits.
+	// then looks for one with Finder, or says so on its screen and waits.
 	Head string
 	// Pin is the SHA-256 of the head's public key in hexadecimal, as
 	// [api.Pin] gives it. Empty: the first head that answers is remembered
 	// in RunDir and no other is spoken to until the machine boots again.
 	Pin string
 
+	// Finder looks for heads: where Head is empty, and where the head of the known pin is out of
+	// reach. Nil: the agent does not look.
+	Finder Finder
 	// NoHead is what the screen says where Head is empty: what a person can
 	// do about it. Empty: a sentence about the kernel command line.
 	NoHead string
@@ -49,6 +53,9 @@ type Config struct {
 	// Shares keeps the shares of the node. Nil: it has none, and jobs that need
 	// one do not start here.
 	Shares *mount.Mounter
+	// Services are started once the machine was approved and its userland is there; the node
+	// takes tasks once all have passed their checks. Nil: there are none.
+	Services *service.Runner
 	// Shim is the command that runs [task.Shim] with the directory of a
 	// task as its last argument. Empty: this program with argument shim.
 	Shim []string
@@ -70,6 +77,13 @@ type Config struct {
 	// 100 at a time. It is called only while the head takes them. Nil: none
 	// are sent. It returns an error only when it ends for good.
 	KernelLog func(ctx context.Context) ([]api.KernelLine, error)
+	// StartImage starts another image in the place of the one that runs, which it gets from
+	// files, a base URL as in [api.JoinReply]. stage takes how far it is. Nil returned: the machine ends at any
+	// moment. An error says why the machine goes on with what it runs; the end of ctx is one. Nil: the head is told that this
+	// agent may not.
+	StartImage func(ctx context.Context, b api.BootImage, files string, stage func(text string)) error
+	// Kexeced tells that the machine came to what it runs by such a start. Nil: it did not.
+	Kexeced *api.KexecReport
 	// Reboot restarts the machine. Nil: the head is told that this agent
 	// may not.
 	Reboot func() error
@@ -116,6 +130,7 @@ type Status struct {
 	Message         string // from the head: what it waits for, what to type where
 	Reason          string // why it is not connected, and what to try
 	Stage           string // what a node still does before it can take tasks, or why it cannot
+	Notice          string // what went wrong that a person should know of
 	Tasks           int    // tasks that run here
 }
 

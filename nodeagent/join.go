@@ -18,6 +18,7 @@ func (s *session) join(ctx context.Context) (api.JoinReply, error) {
 	req := a.cfg.facts()
 	req.Stage = stage
 	req.Key = a.key.public
+	req.Kexec = a.kexecReport()
 	req.Software.Protocol = api.Protocol
 	req.Speed = a.speed.value()
 	req.Tasks = a.tasks.Statuses()
@@ -93,9 +94,11 @@ func (s *session) apply(r api.JoinReply) error {
 	if r.State == api.JoinApproved && r.Name != "" {
 		a.setName(r.Name)
 	}
-	if u := a.cfg.Userland; u != nil {
+	// A userland of an image that is about to end is not fetched.
+	if u := a.cfg.Userland; u != nil && r.Boot == nil {
 		u.From(filesOf(r))
 	}
+	a.startServices()
 	stage := a.stage()
 	a.show(func(st *Status) {
 		st.Phase = map[api.JoinState]Phase{

@@ -42,22 +42,29 @@ func (a *Agent) configure(c api.NodeConfig) error {
 // stage is what this node still does before it can take tasks: a node that has had
 // its shares once stays in, whatever becomes of them.
 func (a *Agent) stage() string {
+	a.mu.Lock()
+	starting, shared, configured := a.starting, a.shared, a.configVersion > 0
+	a.mu.Unlock()
+	if starting != "" {
+		return starting
+	}
 	if a.cfg.Userland != nil {
 		if s := a.cfg.Userland.Stage(); s != "" {
 			return s
 		}
 	}
-	if a.cfg.Shares == nil {
-		return ""
+	if a.cfg.Shares != nil && !shared {
+		if s := a.cfg.Shares.Waiting(); s != "" {
+			return s
+		}
+		a.mu.Lock()
+		a.shared = configured
+		a.mu.Unlock()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.shared {
-		return ""
+	if a.cfg.Services != nil {
+		return a.cfg.Services.Stage()
 	}
-	waiting := a.cfg.Shares.Waiting()
-	a.shared = waiting == "" && a.configVersion > 0
-	return waiting
+	return ""
 }
 
 // writeEtc keeps a file for tasks that start from now on; an empty text removes it. Those

@@ -133,6 +133,11 @@ func (c *Client) SetDefaultImage(ctx context.Context, ref string) (api.Image, er
 	return send[api.Image](c, ctx, http.MethodPost, "/v1/images/"+part(ref)+"/default", nil)
 }
 
+// SetImage changes what is set of a published image.
+func (c *Client) SetImage(ctx context.Context, ref string, s api.ImageSettings) (api.Image, error) {
+	return send[api.Image](c, ctx, http.MethodPut, "/v1/images/"+part(ref)+"/settings", s)
+}
+
 // RemoveImage removes a published image.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/images/"+part(ref), nil, nil, nil)

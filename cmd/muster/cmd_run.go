@@ -142,6 +142,9 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	}
 	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
 	run := client.RunOptions{Signals: signals, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
+	waits := &waitNotice{say: run.Notice}
+	defer waits.stop()
+	run.Changed = waits.changed
 	if spec.Stdin {
 		run.Stdin = cmd.InOrStdin()
 	}

@@ -15,6 +15,7 @@ type Config struct {
 	Dir        string       // directory of the tasks' directories; it is made
 	CgroupRoot string       // cgroup v2 directory; empty: no groups
 	Init       string       // in-namespace init; empty: /usr/lib/muster/init, of the root where there is one
+	Root       string       // folder that tasks see as /; empty: the node's root
 	Shim       []string     // command of a shim; empty: this program, shim
 	Max        int          // tasks held at a time; 0: 1024
 	Uplink     Uplink       // way to the head
