@@ -173,10 +173,49 @@ func settleDir(s api.JobSpec, shares []string) (api.JobSpec, error) {
 }
 
 // inShare tells whether one of the shares has a path.
-func inShare(path string, shares []string) bool {
-	return slices.ContainsFunc(shares, func(s string) bool {
-		return path == s || s == "/" || strings.HasPrefix(path, s+"/")
-	})
+func inShare(path string, shares []string) bool { return shareOf(path, shares) != "" }
+
+// shareOf is the share that a path lies in, the innermost one; "": none.
+func shareOf(path string, shares []string) string {
+	found := ""
+	for _, s := range shares {
+		if (path == s || strings.HasPrefix(path, s+"/")) && len(s) > len(found) {
+			found = s
+		}
+	}
+	return found
+}
+
+// sharesOf are the shares that the tasks of a job work in.
+func (js *jobs) sharesOf(j *job) []string {
+	if js.cfg.Shares == nil {
+		return nil
+	}
+	var places, found []string
+	if !j.spec.Private {
+		places = append(places, j.spec.Dir)
+	}
+	all := js.cfg.Shares()
+	for _, p := range append(places, j.spec.Output, j.spec.Errors) {
+		if s := shareOf(api.DecodeText(p), all); s != "" && !slices.Contains(found, s) {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// usersOf are the jobs that have not ended and work in a share, by number.
+func (js *jobs) usersOf(share string) []uint64 {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	var ids []uint64
+	for id, j := range js.jobs {
+		if !j.state.Ended() && slices.Contains(js.sharesOf(j), share) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 func checkFiles(files []api.SentFile) error {

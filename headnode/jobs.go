@@ -387,7 +387,7 @@ const queueDepth = 2000
 func (js *jobs) requestsOf() []scheduler.Request {
 	var queue []scheduler.Request
 	for _, j := range js.waiting[:min(len(js.waiting), queueDepth)] {
-		r := scheduler.Request{Job: j.id, Cores: j.spec.Cores, MemMiB: j.spec.MemMiB, Spread: j.spec.Spread, On: j.on}
+		r := scheduler.Request{Job: j.id, Cores: j.spec.Cores, MemMiB: j.spec.MemMiB, Spread: j.spec.Spread, On: j.on, Shares: js.sharesOf(j)}
 		for i := range j.tasks {
 			switch t := &j.tasks[i]; {
 			case t.phase == phaseQueued:

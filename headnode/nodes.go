@@ -89,6 +89,12 @@ type machine struct {
 	waitsFor  string        // id of the node with its address, which it may replace
 	waitWhy   string        // for its screen, while it is pending
 	log       kernelLog
+	mounts    []api.MountStatus // its shares, as it says
+	// config is the configuration that it has, configFlying whether one is on its way,
+	// and configNext when it may be sent again.
+	config       uint64
+	configFlying bool
+	configNext   time.Time
 	// softwareSaved is when its record followed runs last.
 	softwareSaved time.Time
 }
@@ -124,6 +130,13 @@ type Nodes struct {
 	wire    agentWire  // set before anything joins
 	sink    taskSink   // set before anything joins
 	images  nodeImages // set before anything joins; nil: there are none
+	// mountsOf are the shares of a node; set before anything joins; nil: there are none.
+	mountsOf func(shareNode) []api.NodeMount
+	configs  chan struct{} // gets a token when configurations are to be sent at once
+
+	texts         configTexts // guarded by mu
+	textsRead     time.Time   // guarded by mu
+	configsFlying int         // guarded by mu
 
 	// changes is held through a change that is recorded, from the decision
 	// to the moment it is visible; it is taken before mu, and mu is not held
@@ -148,7 +161,7 @@ func newNodes(cfg nodesConfig) (*Nodes, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	n := &Nodes{
-		cfg: cfg, changed: make(chan struct{}, 1),
+		cfg: cfg, changed: make(chan struct{}, 1), configs: make(chan struct{}, 1),
 		machines: map[string]*machine{}, byKey: map[string]*machine{}, interval: minHeartbeat,
 	}
 	now := cfg.Now()
@@ -300,7 +313,11 @@ func (n *Nodes) Heard(key string, hb api.Heartbeat) (name string, ok bool) {
 	if hb.Speed > 0 {
 		m.speed = hb.Speed
 	}
-	more := changedLoad(m.load, hb.Load)
+	more := changedLoad(m.load, hb.Load) || !slices.Equal(m.mounts, hb.Mounts)
+	m.mounts = hb.Mounts
+	if !m.configFlying {
+		m.config = hb.ConfigVersion
+	}
 	m.load, m.said = hb.Load, hb.Stage
 	if hb.Software != nil {
 		hb.Software.Protocol = m.runs.Protocol // that of its connection, which was checked
@@ -372,11 +389,22 @@ func (n *Nodes) Snapshot() []scheduler.Node {
 			Name: m.Name, Ready: ready, Reason: reason,
 			Cores: m.Hardware.Cores, Speed: m.speed, Weight: m.Weight,
 			MemMiB: mem, MemFree: m.load.MemFreeMiB, Runnable: m.load.Runnable,
-			NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
+			Shares: mountedPaths(m.mounts), NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
 		})
 	}
 	slices.SortFunc(list, func(a, b scheduler.Node) int { return api.CompareNames(a.Name, b.Name) })
 	return list
+}
+
+// mountedPaths are the shares that tasks of a node can use.
+func mountedPaths(list []api.MountStatus) []string {
+	var paths []string
+	for _, m := range list {
+		if m.State == "mounted" || m.State == "stalled" {
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths
 }
 
 // takesTasks tells whether a node takes tasks now, or why not.

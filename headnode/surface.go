@@ -57,6 +57,16 @@ type imageStore interface {
 	Remove(ctx context.Context, actor, ref string) error
 }
 
+// shareAdmin is *Shares.
+type shareAdmin interface {
+	// List is by path.
+	List() []api.Share
+	// Show, as Remove, finds a share by its path.
+	Show(path string) (api.Share, error)
+	Add(ctx context.Context, actor string, req api.ShareRequest) (api.Share, error)
+	Remove(ctx context.Context, actor, path string) error
+}
+
 // settings is *Settings.
 type settings interface {
 	List() []api.Setting

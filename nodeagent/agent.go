@@ -60,6 +60,7 @@ type Agent struct {
 
 	configVersion uint64 // of what the head wants the node to be
 	shared        bool   // its shares were all there once
+	held          bool   // its userland was there
 }
 
 // New returns an agent with the session key of cfg.RunDir, which is made if
@@ -87,6 +88,9 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Shares != nil {
+		cfg.Shares.Tell(a.staged)
+	}
 	a.status = Status{
 		Phase: PhaseConnecting, Head: cfg.Head, Fingerprint: key.fingerprint,
 		HeadFingerprint: api.FingerprintOfPin(a.pin), Pinned: cfg.Pin != "",
@@ -104,6 +108,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if u := a.cfg.Userland; u != nil {
 		g.Go(func() error { u.Run(ctx, a.staged); return nil })
 	}
+	if m := a.cfg.Shares; m != nil {
+		g.Go(func() error { return m.Run(ctx) })
+	}
 	if r := a.cfg.Services; r != nil {
 		g.Go(func() error { r.Run(ctx, a.staged); return nil })
 	}
@@ -113,9 +120,24 @@ func (a *Agent) Run(ctx context.Context) error {
 // staged shows a stage that has changed, on the screen and at the head.
 func (a *Agent) staged() {
 	a.startServices()
+	a.retryShares()
 	stage := a.stage()
 	a.show(func(s *Status) { s.Stage = stage })
 	a.tellHead()
+}
+
+// retryShares mounts what could not be before the userland was there.
+func (a *Agent) retryShares() {
+	if a.cfg.Shares == nil || a.cfg.Userland == nil || a.cfg.Userland.Held() == "" {
+		return
+	}
+	a.mu.Lock()
+	first := !a.held
+	a.held = true
+	a.mu.Unlock()
+	if first {
+		a.cfg.Shares.Retry()
+	}
 }
 
 // tellHead makes the next heartbeat one of now.

@@ -355,3 +355,23 @@ func (c *Client) Events(ctx context.Context, since uint64, f func(api.Event) err
 	}
 	return c.unreachable(io.ErrUnexpectedEOF)
 }
+
+// Shares lists the directories that nodes mount.
+func (c *Client) Shares(ctx context.Context) (api.List[api.Share], error) {
+	return get[api.List[api.Share]](c, ctx, "/v1/shares", nil)
+}
+
+// Share finds a share by its path.
+func (c *Client) Share(ctx context.Context, path string) (api.Share, error) {
+	return get[api.Share](c, ctx, "/v1/shares/"+part(path), nil)
+}
+
+// AddShare has nodes mount a directory.
+func (c *Client) AddShare(ctx context.Context, req api.ShareRequest) (api.Share, error) {
+	return send[api.Share](c, ctx, http.MethodPost, "/v1/shares", req)
+}
+
+// RemoveShare has nodes unmount a share.
+func (c *Client) RemoveShare(ctx context.Context, path string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/shares/"+part(path), nil, nil, nil)
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -18,8 +19,10 @@ import (
 	"muster/api"
 	"muster/nodeagent"
 	"muster/nodeagent/boot"
+	"muster/nodeagent/mount"
 	"muster/nodeagent/service"
 	"muster/nodeagent/task"
+	"muster/nodeagent/userland"
 )
 
 // headPort is where a head listens for agents, see docs/ports.md.
@@ -80,6 +83,9 @@ func agentMain(args []string, stderr io.Writer) error {
 	}
 	if owned {
 		var err error
+		if cfg.Shares, err = nodeShares(*runDir, cfg.Userland, log); err != nil {
+			return err
+		}
 		if cfg.Services, err = imageServices(*runDir, *cgroups, log); err != nil {
 			return err
 		}
@@ -152,6 +158,24 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 		return agent.Run(ctx)
 	})
 	return g.Wait()
+}
+
+// nodeShares keeps the shares of the machine. The kernel's NFS client may be among the modules
+// that come with the userland.
+func nodeShares(runDir string, u *userland.Holder, log *slog.Logger) (*mount.Mounter, error) {
+	return mount.New(mount.Config{
+		Dir: runDir + "/shares", Log: log,
+		Modprobe: func(name string) error {
+			if u != nil {
+				if _, err := u.Root(); err != nil {
+					return errors.New("it waits for the userland")
+				}
+			}
+			// What is built in is no module, and what is missing the mount says.
+			_ = exec.Command("/sbin/modprobe", "-q", name).Run()
+			return nil
+		},
+	})
 }
 
 // imageServices are the services of the image that the machine was booted from; nil: it has

@@ -26,11 +26,7 @@ type Config struct {
 	Dir string // folder for mounts and trees, on the same kind of file system as RunDir
 	// Modprobe loads a kernel module. Nil: it is there.
 	Modprobe func(name string) error
-	// Busy tells how many tasks use a share. Nil: none ever.
-	Busy func(path string) int
-	// Changed is called, from any goroutine, when [Mounter.Status] says something else. Nil: nobody asks.
-	Changed func()
-	Log     *slog.Logger // nil: no log
+	Log      *slog.Logger // nil: no log
 
 	mount   func(m api.NodeMount, dir string) error // nil: mount(2); tests have another
 	unmount func(dir string) error                  // nil: umount(2)
@@ -60,10 +56,11 @@ type Mounter struct {
 	log  *slog.Logger
 	wake chan struct{}
 
-	mu    sync.Mutex
-	given bool // a list has come
-	want  []api.NodeMount
-	have  map[uint16]*mounted
+	mu      sync.Mutex
+	changed func()
+	given   bool // a list has come
+	want    []api.NodeMount
+	have    map[uint16]*mounted
 }
 
 // mounted is a share that is mounted, or that is to be.
@@ -85,12 +82,6 @@ func New(cfg Config) (*Mounter, error) {
 	if cfg.Modprobe == nil {
 		cfg.Modprobe = func(string) error { return nil }
 	}
-	if cfg.Busy == nil {
-		cfg.Busy = func(string) int { return 0 }
-	}
-	if cfg.Changed == nil {
-		cfg.Changed = func() {}
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -103,7 +94,7 @@ func New(cfg Config) (*Mounter, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
 		return nil, fmt.Errorf("making the folder of shares: %w", err)
 	}
-	m := &Mounter{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), have: map[uint16]*mounted{}}
+	m := &Mounter{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), have: map[uint16]*mounted{}, changed: func() {}}
 	return m, m.adopt()
 }
 
@@ -126,6 +117,32 @@ func (m *Mounter) adopt() error {
 		}
 	}
 	return nil
+}
+
+// Tell has f called, from any goroutine, when [Mounter.Status] says something else.
+func (m *Mounter) Tell(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changed = f
+}
+
+func (m *Mounter) tell() {
+	m.mu.Lock()
+	f := m.changed
+	m.mu.Unlock()
+	f()
+}
+
+// Retry tries at once what has failed: something has changed on this node.
+func (m *Mounter) Retry() {
+	m.mu.Lock()
+	for _, h := range m.have {
+		if h.state == Failed {
+			h.next = time.Time{}
+		}
+	}
+	m.mu.Unlock()
+	m.poke()
 }
 
 // Set makes list what the node shall have.
@@ -237,10 +254,7 @@ func (m *Mounter) leave(h *mounted) {
 		m.drop(h)
 		return
 	}
-	if n := m.cfg.Busy(h.Path); n > 0 {
-		m.set(h, Leaving, fmt.Sprintf("%d tasks use it", n))
-		return
-	}
+	// Tasks that run with it keep it in their own namespaces.
 	err := m.cfg.unmount(h.dir)
 	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is not mounted
 		m.set(h, Leaving, fmt.Sprintf("unmounting: %v", err))
@@ -255,7 +269,7 @@ func (m *Mounter) drop(h *mounted) {
 	delete(m.have, h.ID)
 	m.mu.Unlock()
 	m.log.Info("share unmounted", "path", h.Path)
-	m.cfg.Changed()
+	m.tell()
 	m.poke()
 }
 
@@ -296,7 +310,7 @@ func (m *Mounter) set(h *mounted, state, why string) {
 		if why != "" {
 			m.log.Warn("share", "path", h.Path, "state", state, "why", why)
 		}
-		m.cfg.Changed()
+		m.tell()
 	}
 }
 
