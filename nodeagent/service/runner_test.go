@@ -322,10 +322,15 @@ func TestNextAgentGoesOn(t *testing.T) {
 func cgroupRoot(t *testing.T) string {
 	t.Helper()
 	need.Root(t)
-	const root = "/sys/fs/cgroup"
-	var st unix.Statfs_t
-	if err := unix.Statfs(root, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
-		need.Missing(t, "there is no cgroup v2 at %s", root)
+	root := ""
+	for _, r := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(r, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			root = r
+		}
+	}
+	if root == "" {
+		need.Missing(t, "there is no cgroup v2; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 	}
 	dir, err := os.MkdirTemp(root, "muster-test-*")
 	if err != nil {
