@@ -22,9 +22,10 @@ type nfsServer struct {
 	cmd *exec.Cmd
 }
 
+// The server of Debian 12, 4.3, answers READ_PLUS of version 4.2 with zeros.
 const ganeshaConfig = `NFS_CORE_PARAM { Protocols = 4; NFS_Port = 2049; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
-NFSv4 { Minor_Versions = 1, 2; Lease_Lifetime = 5; Grace_Period = 5; RecoveryBackend = fs; RecoveryRoot = "%[1]s/recovery"; Only_Numeric_Owners = true; Delegations = false; }
-EXPORT { Export_Id = 1; Path = "%[2]s"; Pseudo = "/x"; Protocols = 4; Transports = TCP; SecType = sys; Access_Type = RW; Squash = no_root_squash; Attr_Expiration_Time = 1; Filesystem_Id = 1.1; FSAL { Name = VFS; } }
+NFSv4 { Minor_Versions = 1; Lease_Lifetime = 5; Grace_Period = 5; RecoveryBackend = fs; RecoveryRoot = "%[1]s/recovery"; Only_Numeric_Owners = true; Delegations = false; }
+EXPORT { Export_Id = 1; Path = "%[2]s"; Pseudo = "/x"; Protocols = 4; Transports = TCP; SecType = sys; Access_Type = RW; Squash = no_root_squash; Attr_Expiration_Time = 0; Filesystem_Id = 1.1; FSAL { Name = VFS; } }
 `
 
 // startNFS starts a server in the namespace of the tests.

@@ -399,10 +399,19 @@ func (m *Mounter) Shares() []task.Share {
 
 const nfsPort = 2049
 
-// mountNFS mounts with mount(2); there is no mount.nfs on a node. The server is an address,
-// since nobody would look a name up.
+// mountNFS mounts with mount(2); there is no mount.nfs on a node. The newest version of NFS that the
+// server speaks is used; before 4.1 locks and retries are of another kind.
 func mountNFS(n api.NodeMount, dir string) error {
-	options := "vers=4.2,hard,addr=" + n.Server
+	err := mountVersion(n, dir, "4.2")
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		err = mountVersion(n, dir, "4.1")
+	}
+	return err
+}
+
+// mountVersion mounts by one version. The server is an address, since nobody would look a name up.
+func mountVersion(n api.NodeMount, dir, version string) error {
+	options := "vers=" + version + ",hard,addr=" + n.Server
 	if n.Port != 0 && n.Port != nfsPort {
 		options += ",port=" + strconv.Itoa(n.Port)
 	}
@@ -426,7 +435,7 @@ func reason(n api.NodeMount, err error) string {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return fmt.Sprintf("%s does not let this node mount %s, or has no such export (%v)", n.Server, n.Export, err)
 	case errors.Is(err, unix.EPROTONOSUPPORT):
-		return n.Server + " does not speak NFS 4.2"
+		return n.Server + " does not speak NFS 4.1"
 	case errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
 		return fmt.Sprintf("%s cannot be reached (%v)", n.Server, err)
 	case errors.Is(err, unix.ENODEV):
