@@ -50,11 +50,17 @@ type Request struct {
 	Kernel   string   `json:"kernel"`
 	Firmware []string `json:"firmware"`
 	Packages []string `json:"packages"`
+	// Loaders are the packages with boot loaders, which a muster decides and not a definition.
+	// A lock of an early muster has none.
+	Loaders []string `json:"loaders,omitempty"`
 }
 
 // Request returns what d asks of the package archive.
 func (d *Definition) Request() Request {
-	return Request{Arch: d.Arch, Suite: d.Suite, Kernel: d.Kernel.Package, Firmware: d.Firmware, Packages: d.Packages}
+	return Request{
+		Arch: d.Arch, Suite: d.Suite, Kernel: d.Kernel.Package, Firmware: d.Firmware, Packages: d.Packages,
+		Loaders: slices.Concat(MediumPackages(), UKIPackages()),
+	}
 }
 
 // Hash returns the SHA-256 of r. A list that is not there and one without items differ in
@@ -63,8 +69,8 @@ func (r Request) Hash() string {
 	return hashJSON(struct {
 		Arch, Suite, Kernel string
 		Firmware, Packages  []string
-		Loaders             []string // of media, which every lock has
-	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, slices.Concat(MediumPackages(), UKIPackages())})
+		Loaders             []string
+	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, r.Loaders})
 }
 
 // Against says in words what r asks for that other does not, and the reverse.
@@ -99,5 +105,6 @@ func (r Request) Against(other Request) string {
 	}
 	list("firmware", r.Firmware, other.Firmware)
 	list("packages", r.Packages, other.Packages)
+	list("boot loaders", r.Loaders, other.Loaders)
 	return strings.Join(parts, "; ")
 }
