@@ -15,7 +15,7 @@ CHECKED  := ./...
 
 # Debian packages: of the demo, and what the tests use beside them.
 DEMO_DEBS := qemu-system-x86 ovmf ipxe-qemu seabios
-TEST_DEBS := $(DEMO_DEBS) dnsmasq-base atftp busybox-static curl iproute2 squashfs-tools kmod cpio zstd xz-utils e2fsprogs xorriso gdisk dosfstools
+TEST_DEBS := $(DEMO_DEBS) dnsmasq-base atftp busybox-static curl iproute2 squashfs-tools kmod cpio zstd xz-utils e2fsprogs xorriso gdisk dosfstools sbsigntool
 
 .PHONY: help deps test-deps go-version build images demo check test test-vm test-net race fuzz bench bench-long fmt lint clean
 

@@ -67,6 +67,8 @@ type JoinRequest struct {
 	// Stage is what an approved machine still does before it can take tasks, as in a
 	// [Heartbeat].
 	Stage string `json:"stage,omitempty"`
+	// Kexec tells how a start of another image by kexec went in this boot or the one before; nil: there was none.
+	Kexec *KexecReport `json:"kexec,omitempty"`
 	// Clock is the machine's time, so that the head can say how wrong it is.
 	Clock time.Time `json:"clock"`
 }
@@ -93,6 +95,9 @@ type JoinReply struct {
 	// A node takes its userland from there. Set with approval. The host is the address of the
 	// head that this agent connected to; a link-local one is without zone.
 	Files string `json:"files,omitempty"`
+	// Boot is the image that the machine is to start by kexec before it takes its first task. It says in its
+	// next join how that went, if it is still there. Nil: it goes on with what it runs.
+	Boot *BootImage `json:"boot,omitempty"`
 	// Reconnect asks for a new connection with the rights of the new state.
 	Reconnect bool `json:"reconnect,omitempty"`
 }

@@ -19,6 +19,7 @@ const (
 	StageApproved  BootStage = "approved"  // it was let in
 	StageUserland  BootStage = "userland"  // it fetches what tasks see, or says why it cannot
 	StagePreparing BootStage = "preparing" // it does something else before it takes tasks
+	StageKexec     BootStage = "kexec"     // it starts another image, or could not
 	StageReady     BootStage = "ready"     // it is a node and takes tasks
 	StageRefused   BootStage = "refused"   // it was not answered, and why
 	StageStuck     BootStage = "stuck"     // a boot loop or stop was noticed
@@ -80,6 +81,42 @@ type BlobRef struct {
 // Loader is a network boot program of an image.
 type Loader struct {
 	BlobRef
-	Client string `json:"client" doc:"bios or uefi"`
+	Client string `json:"client" doc:"bios, uefi, or http: a UKI that UEFI HTTP boot starts in place of a network boot program"`
 	Arch   string `json:"arch"`
+}
+
+// BootImage is an image that a machine starts by kexec.
+type BootImage struct {
+	ImageID   string  `json:"image_id"`
+	Name      string  `json:"name" doc:"of its definition, for people"`
+	Kernel    BlobRef `json:"kernel"`
+	Initramfs BlobRef `json:"initramfs"`
+	Cmdline   string  `json:"cmdline" doc:"of the image, with muster.head=, muster.pin= and muster.image= behind it"`
+}
+
+// KexecReport is what a machine knows of a start by kexec. One that went well is a report without
+// an error, from the image that was started.
+type KexecReport struct {
+	ImageID string `json:"image_id" doc:"image that was to be started"`
+	From    string `json:"from,omitempty" doc:"image that the machine ran before"`
+	Error   string `json:"error,omitempty" doc:"why it was not started"`
+}
+
+// KexecPolicy says which machines start an image by kexec when they join with another one.
+type KexecPolicy string
+
+// The policies. An image that nobody said anything of has [KexecMedia].
+const (
+	KexecMedia  KexecPolicy = "media"  // those that were booted from a CD or USB stick
+	KexecAlways KexecPolicy = "always" // all
+	KexecNever  KexecPolicy = "never"  // none
+)
+
+// KexecState is the last start of another image by kexec that a node was told of and that has not ended
+// well.
+type KexecState struct {
+	ImageID string    `json:"image_id"`
+	Tries   int       `json:"tries" doc:"in a row"`
+	Error   string    `json:"error,omitempty" doc:"why it did not start it; absent: it was not heard of since"`
+	Time    time.Time `json:"time"`
 }

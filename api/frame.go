@@ -15,7 +15,7 @@ type FrameType uint8
 // The types of frames. An agent sends FrameOutput only. On the upgraded
 // connection of a `run` (GET /v1/jobs/{id}/stream) the head sends
 // FrameOutput, FrameInputAck, FrameJob, FrameEnd and FramePing, the client
-// FrameInput, FrameInputEOF, FrameOutputAck, FrameSignal and FramePing.
+// FrameInput, FrameInputEOF, FrameOutputAck, FrameSignal, FrameWindow and FramePing.
 const (
 	FrameOutput    FrameType = 1  // Data at Offset of task Task's output
 	FrameInput     FrameType = 2  // Data at Offset of the job's input
@@ -27,6 +27,7 @@ const (
 	FramePing      FrameType = 8  // nothing; each side sends one every 5 s
 	FrameOutputAck FrameType = 9  // the client has written task Task's output up to Offset
 	FrameInputShut FrameType = 10 // no task reads any more: the client may stop sending
+	FrameWindow    FrameType = 11 // Offset is rows<<16 | columns of the client's terminal
 )
 
 // Stream says where a task wrote output.
@@ -122,4 +123,14 @@ func parseHeader(b []byte) (Frame, int, error) {
 		return f, 0, fmt.Errorf("parsing frame: reserved bytes are not zero")
 	}
 	return f, int(n), nil
+}
+
+// WindowFrame tells the size of a terminal.
+func WindowFrame(w Window) Frame {
+	return Frame{Type: FrameWindow, Offset: int64(w.Rows)<<16 | int64(w.Columns)}
+}
+
+// Window returns what WindowFrame made a frame of.
+func (f Frame) Window() Window {
+	return Window{Rows: uint16(f.Offset >> 16), Columns: uint16(f.Offset)}
 }

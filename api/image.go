@@ -11,8 +11,10 @@ type Image struct {
 	Kernel    string    `json:"kernel" doc:"kernel release"`
 	Bytes     int64     `json:"bytes" doc:"of all artifacts"`
 	Published time.Time `json:"published"`
-	Nodes     []string  `json:"nodes" doc:"nodes that run it now"`
-	Assigned  []string  `json:"assigned" doc:"nodes and declared machines whose own image it is"`
+	// Kexec says which machines start it when they join with another image.
+	Kexec    KexecPolicy `json:"kexec"`
+	Nodes    []string    `json:"nodes" doc:"nodes that run it now"`
+	Assigned []string    `json:"assigned" doc:"nodes and declared machines whose own image it is"`
 }
 
 // ImageManifest is the manifest of a published image.
@@ -43,4 +45,9 @@ type NodeImage struct {
 type AssignImageRequest struct {
 	Nodes []string `json:"nodes" doc:"names, IDs, MACs or fingerprints of nodes and declared machines"`
 	Image string   `json:"image,omitempty" doc:"name, ID or unambiguous beginning of an ID; absent: back to the default"`
+}
+
+// ImageSettings changes what is set of an image.
+type ImageSettings struct {
+	Kexec KexecPolicy `json:"kexec" doc:"media, always or never"`
 }

@@ -47,13 +47,16 @@ type JobSpec struct {
 
 	// Where and how it runs. Argv, Env and the paths may hold any bytes, see
 	// [EncodeText].
-	Dir      string  `json:"dir,omitempty" doc:"working directory, in a share; empty: a private empty folder"`
+	Dir      string  `json:"dir,omitempty" doc:"working directory of its user; it is that of the tasks where a share has it"`
+	Private  bool    `json:"private,omitempty" doc:"the tasks work in private folders with the files that were sent along, wherever dir is"`
 	Umask    *uint32 `json:"umask,omitempty" doc:"absent: 022"`
 	Limits   []Limit `json:"limits,omitempty" doc:"resource limits of the user"`
 	Terminal *Window `json:"terminal,omitempty" doc:"it gets a terminal of this size; only a job of one task"`
-	StdinAll bool    `json:"stdin_all,omitempty" doc:"every task reads the input; else the first one"`
-	Output   string  `json:"output,omitempty" doc:"absolute path in a share that the node writes the output to"`
-	Errors   string  `json:"errors,omitempty" doc:"the same for standard error; empty: where the output goes"`
+	// StdinFirst gives the input to the first task alone; the others have none. Else every
+	// task reads all of it.
+	StdinFirst bool   `json:"stdin_first,omitempty"`
+	Output     string `json:"output,omitempty" doc:"absolute path in a share that the node writes the output to"`
+	Errors     string `json:"errors,omitempty" doc:"the same for standard error; empty: where the output goes"`
 	// Fetch are files that the user wants back: paths relative to the working directory. They
 	// are kept with the job until they are fetched or the job is forgotten.
 	Fetch []string `json:"fetch,omitempty"`

@@ -75,7 +75,7 @@ type Software struct {
 	Kernel    string `json:"kernel" doc:"release, as uname -r says it"`
 	ImageID   string `json:"image_id,omitempty"`
 	RuntimeID string `json:"runtime_id,omitempty"`
-	Medium    string `json:"medium,omitempty" doc:"pxe, http, iso, usb or unknown"`
+	Medium    string `json:"medium,omitempty" doc:"pxe, http, iso, usb, uki (a unified kernel image, by HTTP or from a stick) or unknown"`
 	// Userland is what the node's tasks see, once it is there. A node whose image has none
 	// is empty here and in UserlandWanted, and takes only tasks that name it.
 	Userland       string `json:"userland,omitempty" doc:"SHA-256 of the userland that it holds"`
@@ -113,10 +113,12 @@ type Node struct {
 	Software    Software   `json:"software"`
 	Image       NodeImage  `json:"image"`
 	Load        Load       `json:"load"`
-	Hint        string     `json:"hint,omitempty" doc:"the command that would take it further"`
-	FirstHeard  time.Time  `json:"first_heard,omitzero"`
-	LastHeard   time.Time  `json:"last_heard,omitzero"`
-	Since       time.Time  `json:"since,omitzero" doc:"when it came into its present state"`
+	// Kexec is a start of another image that has not ended well.
+	Kexec      *KexecState `json:"kexec,omitempty"`
+	Hint       string      `json:"hint,omitempty" doc:"the command that would take it further"`
+	FirstHeard time.Time   `json:"first_heard,omitzero"`
+	LastHeard  time.Time   `json:"last_heard,omitzero"`
+	Since      time.Time   `json:"since,omitzero" doc:"when it came into its present state"`
 }
 
 // ApproveRequest approves machines. Exactly one of Machines and All is set.

@@ -55,7 +55,7 @@ type ShareRequest struct {
 // NodeConfig is what a node needs of the cluster to run tasks. The head sends it
 // after approval and whenever it has changed; the node makes itself so.
 type NodeConfig struct {
-	Version uint64      `json:"version" doc:"grows with every change"`
+	Version uint64      `json:"version" doc:"names the content; never 0"`
 	Mounts  []NodeMount `json:"mounts,omitempty"`
 	// Files that tasks see in /etc, whole.
 	Passwd string `json:"passwd,omitempty"`

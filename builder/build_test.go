@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,7 +66,7 @@ func TestInitramfsHolds(t *testing.T) {
 		"sbin/modprobe": "/init", "bin/ls": "bb", "bin/sh": "bb", "bbin": "bin",
 		"etc/muster/image": m.ID + "\n", "etc/muster/runtime": m.RuntimeID + "\n",
 		"etc/muster/early":             "/" + early + "loop.ko\n/" + early + "lz-helper.ko\n/" + early + "squashfs.ko\n",
-		early + "loop.ko":              string(tinyModule("name=loop")),
+		early + "loop.ko":              string(tinyModule("name=loop", "parmtype=max_loop:int", "parmtype=max_part:int")),
 		early + "squashfs.ko":          string(tinyModule("name=squashfs", "depends=lz-helper")),
 		"etc/motd":                     "hello\n",
 		"lib/firmware/rtl_nic/a.fw":    "wanted",
@@ -145,63 +144,6 @@ func TestSelectModules(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestSameBytes builds again in a process of its own, in unlike surroundings.
-func TestSameBytes(t *testing.T) {
-	a := mediumArchive(t)
-	first := testConfig(t, a, testDefinition)
-	mustBuild(t, first)
-	second := testConfig(t, a, testDefinition)
-	order, err := json.Marshal(buildOrder{Mirror: second.Definition.Mirror, Keyring: second.Keyring, Out: second.Out, Cache: second.Cache})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `umask 077; exec "$0" -test.run='^TestBuildOrder$'`, os.Args[0])
-	cmd.Dir = t.TempDir()
-	cmd.Env = []string{orderVariable + "=" + string(order), "TZ=Asia/Kathmandu", "GOMAXPROCS=1", "LANG=tr_TR.UTF-8", "HOME=/nowhere"}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building in another process: %v\n%s", err, out)
-	}
-	want, got := contents(t, first.Out), contents(t, second.Out)
-	for name := range want {
-		if got[name] != want[name] {
-			t.Errorf("%s differs", name)
-		}
-	}
-	if diff := cmp.Diff(records(t, first.Out), records(t, second.Out)); diff != "" {
-		t.Errorf("the initramfs differs in:\n%s", diff)
-	}
-	for name := range got {
-		fi, err := os.Stat(filepath.Join(second.Out, name))
-		if err != nil || fi.Mode().Perm() != 0o644 {
-			t.Errorf("%s has mode %v, %v; want 0644 whatever the umask", name, fi.Mode(), err)
-		}
-	}
-}
-
-// orderVariable holds the buildOrder of a process that TestSameBytes starts.
-const orderVariable = "MUSTER_TEST_BUILD_ORDER"
-
-type buildOrder struct {
-	Mirror     string
-	Keyring    []byte
-	Out, Cache string
-}
-
-// TestBuildOrder is the other process of TestSameBytes.
-func TestBuildOrder(t *testing.T) {
-	text := os.Getenv(orderVariable)
-	if text == "" {
-		t.Skip("run by TestSameBytes")
-	}
-	var order buildOrder
-	if err := json.Unmarshal([]byte(text), &order); err != nil {
-		t.Fatal(err)
-	}
-	cfg := testConfig(t, debtest.NewArchive(t), testDefinition)
-	cfg.Definition.Mirror, cfg.Keyring, cfg.Out, cfg.Cache = order.Mirror, order.Keyring, order.Out, order.Cache
-	mustBuild(t, cfg)
 }
 
 // TestIDFollowsInputs changes one input after the other.

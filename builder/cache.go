@@ -23,7 +23,7 @@ import (
 
 // cacheFormat is part of the name of every step's result. It changes when a
 // step does something else with the same inputs.
-const cacheFormat = 2
+const cacheFormat = 3
 
 // lockPoll is how often a build that waits for another one looks again. There
 // is no way to wait for a file lock that a context could end.
@@ -36,6 +36,7 @@ const lockPoll = 50 * time.Millisecond
 //	partial/HASH        what arrived of a file so far
 //	steps/NAME-KEY      result of a step, JSON
 //	locks/NAME-KEY      held while a step runs
+//	packed/KEY          a packed block of a squashfs image, behind its hash
 //	tmp/                files that are being written
 //
 // Several processes may use it at once. Every blob is hashed when it is first used in a
@@ -49,7 +50,7 @@ type cache struct {
 }
 
 func openCache(dir string, log *slog.Logger) (*cache, error) {
-	for _, sub := range []string{"blobs/sha256", "partial", "steps", "locks", "tmp"} {
+	for _, sub := range []string{"blobs/sha256", "partial", "steps", "locks", "packed", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("making cache folder: %w", err)
 		}
@@ -183,11 +184,20 @@ func (c *cache) putBytes(data []byte) (deb.FileHash, error) {
 	})
 }
 
-// open returns the content of a blob.
-func (c *cache) open(want deb.FileHash) (io.ReadCloser, error) {
+// name returns the name of a blob that an earlier step kept.
+func (c *cache) name(want deb.FileHash) (string, error) {
 	name, ok := c.lookup(want)
 	if !ok {
-		return nil, fmt.Errorf("file %s left the cache %s during the build; build again", want.SHA256, c.dir)
+		return "", fmt.Errorf("file %s left the cache %s during the build; build again", want.SHA256, c.dir)
+	}
+	return name, nil
+}
+
+// open returns the content of a blob.
+func (c *cache) open(want deb.FileHash) (io.ReadCloser, error) {
+	name, err := c.name(want)
+	if err != nil {
+		return nil, err
 	}
 	return os.Open(name)
 }

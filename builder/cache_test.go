@@ -122,6 +122,9 @@ func TestCacheHealsAFlippedBit(t *testing.T) {
 func flipBit(t *testing.T, name string) {
 	t.Helper()
 	data := []byte(readFile(t, name))
+	if len(data) == 0 {
+		return
+	}
 	data[len(data)/2] ^= 1
 	if err := os.WriteFile(name, data, 0o644); err != nil {
 		t.Fatal(err)

@@ -1,9 +1,13 @@
 package builder
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 
 	"muster/builder/deb/debtest"
 	"muster/images"
@@ -40,6 +44,39 @@ func TestExamples(t *testing.T) {
 				t.Errorf("/bin/healthcheck is %q", got)
 			}
 		},
+		"trees.yaml": func(t *testing.T, c Contents) {
+			if got := c.Files["/etc/rack"]; !strings.HasPrefix(got, "0644 0:0 7 bytes") {
+				t.Errorf("/etc/rack is %q", got)
+			}
+			for name := range c.Files {
+				if strings.HasPrefix(name, "/opt") {
+					t.Errorf("%s is in the initramfs", name)
+				}
+			}
+		},
+		"container.yaml": func(t *testing.T, c Contents) {
+			for _, name := range []string{"/usr/bin/sh", "/usr/bin/base", "/etc/motd", "/usr/bin/procps", "/usr/lib/muster/init"} {
+				if c.Userland[name] == "" {
+					t.Errorf("the userland has no %s", name)
+				}
+			}
+			wantWords(t, c.Manifest.Commands, "healthcheck")
+		},
+		"services.yaml": func(t *testing.T, c Contents) {
+			for _, name := range []string{"/etc/muster/node.json", "/etc/passwd", "/etc/group"} {
+				if c.Files[name] == "" {
+					t.Errorf("there is no %s", name)
+				}
+			}
+		},
+		"kernel-deb.yaml": func(t *testing.T, c Contents) { wantWords(t, []string{c.Manifest.Kernel}, "6.12.10-site") },
+		"kernel-file.yaml": func(t *testing.T, c Contents) {
+			wantWords(t, []string{c.Manifest.Kernel}, ownRelease)
+			wantWords(t, c.Manifest.Modules, "virtio_net")
+			if c.Files["/etc/modprobe.d/muster.conf"] == "" {
+				t.Error("there is no /etc/modprobe.d/muster.conf")
+			}
+		},
 		"snapshot.yaml": func(t *testing.T, c Contents) { wantWords(t, []string{c.Manifest.Kernel}, newKernel) },
 	}
 	base, err := images.Load("compute")
@@ -47,7 +84,8 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := testArchive(t, debtest.Programs(base.Packages...)...)
-	found, err := filepath.Glob("../images/examples/*.yaml")
+	dir := exampleFolder(t)
+	found, err := filepath.Glob(dir + "/*.yaml")
 	if err != nil || len(found) != len(checks) {
 		t.Fatalf("examples are %v, %v; want %d", found, err, len(checks))
 	}
@@ -63,7 +101,6 @@ func TestExamples(t *testing.T) {
 			if len(d.Firmware) > 1 {
 				d.Firmware = []string{"realtek"} // what the archive has
 			}
-			d.Packages = nil // those of compute, which the archive does not have
 			cfg.Definition = d
 			names := strings.Fields("sh ls cat ip ping dmesg mount umount dd lsmod tar")
 			cfg.BusyboxInfo = &initramfs.Busybox{Commands: names}
@@ -76,6 +113,27 @@ func TestExamples(t *testing.T) {
 			readSBOM(t, cfg.Out)
 		})
 	}
+}
+
+// exampleFolder is a copy of images/examples, with kernels as a site would have them there.
+func exampleFolder(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../images/examples")); err != nil {
+		t.Fatal(err)
+	}
+	const release = "6.12.10-site"
+	deb := kernelPackages(t, release, "1")[1]
+	writeFiles(t, dir, map[string]string{"linux-image-6.12.10-site_1_amd64.deb": string(deb.Deb(t))})
+	writeOwnKernel(t, dir)
+	base, err := layout.Write(filepath.Join(dir, "base"), empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := base.AppendImage(baseImage(t, "amd64")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func wantWords(t *testing.T, have []string, want ...string) {

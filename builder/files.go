@@ -155,7 +155,7 @@ func (f *filler) add(n initramfs.Entry, size int64, content io.Reader, replace b
 	case n.Type == initramfs.Dir && old.Type == initramfs.Dir, n.Type == initramfs.Dir && old.Type == initramfs.Symlink:
 		return nil
 	case old.Type == initramfs.Dir:
-		return inputErrorf("files: /%s of %s is a folder of %s in the %s", n.Path, n.Source, old.Source, f.place)
+		return inputErrorf("files: /%s of %s is no folder, but one of %s in the %s", n.Path, n.Source, old.Source, f.place)
 	case !replace:
 		return inputErrorf("files: /%s is in %s and in %s (%s); leave one out, or say replace: true at the file", n.Path, old.Source, n.Source, f.place)
 	default:

@@ -195,9 +195,9 @@ func mediumLayout(cfg Config, c *cache, lock *images.Lock, ids ids, k kernelFile
 		list.Files = append(list.Files, mediumFile{x.Path, int64(len(x.Data)), hashOnMedium(x.Path, x.Data)})
 	}
 	for name, blob := range map[string]deb.FileHash{mediumKernel: k.Vmlinuz, mediumInitramfs: archive.File} {
-		from, ok := c.lookup(blob)
-		if !ok {
-			return l, fmt.Errorf("file %s left the cache %s during the build; build again", blob.SHA256, c.dir)
+		from, err := c.name(blob)
+		if err != nil {
+			return l, err
 		}
 		l.Files = append(l.Files, hybrid.File{Path: name, From: from})
 		list.Files = append(list.Files, mediumFile{name, blob.Size, blob.SHA256})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"muster/builder/deb/debtest"
+	"muster/builder/hybrid"
 	"muster/images"
 
 	"github.com/google/go-cmp/cmp"
@@ -50,6 +52,16 @@ func isoOf(t testing.TB, cfg Config, m *images.Manifest) string {
 	return filepath.Join(cfg.Out, a.Name)
 }
 
+// isoIn opens a medium, and its file system as well.
+func isoIn(f *os.File) (*opened, *hybrid.Image, error) {
+	o, err := openMedium(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	im, err := hybrid.Open(f, o.Size)
+	return o, im, err
+}
+
 func TestISO(t *testing.T) {
 	cfg := testConfig(t, mediumArchive(t), testDefinition)
 	m := mustBuild(t, cfg)
@@ -66,12 +78,12 @@ func TestISO(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	medium, im, err := readMedium(f)
+	o, im, err := isoIn(f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Medium{Name: "test", ID: m.ID, Kernel: newKernel, Time: medium.Time, Size: medium.Size}); *medium != want || !medium.Time.Equal(debtest.Time()) {
-		t.Errorf("the medium is %+v, want %+v", *medium, want)
+	if want := (Medium{Name: "test", ID: m.ID, Kernel: newKernel, Time: o.Time, Size: o.Size}); o.Medium != want || !o.Time.Equal(debtest.Time()) {
+		t.Errorf("the medium is %+v, want %+v", o.Medium, want)
 	}
 	for to, from := range map[string]string{mediumKernel: "vmlinuz", mediumInitramfs: "initramfs.zst"} {
 		want, err := os.ReadFile(filepath.Join(cfg.Out, from))
@@ -273,7 +285,7 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	_, im, err := readMedium(f)
+	_, im, err := isoIn(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,4 +395,20 @@ func FuzzReadSite(f *testing.F) {
 			t.Errorf("readSite accepted %+v", s)
 		}
 	})
+}
+
+// TestMenuQuotes: a quote in a title would end it, and with it the menu.
+func TestMenuQuotes(t *testing.T) {
+	menu := bootMenu{Name: "room-12", Kernel: "6.12", Cmdline: "quiet", ID: strings.Repeat("a", 64)}
+	entries := regexp.MustCompile(`(?m)^menuentry '[^']+' --id (\w+) \{$`).FindAllStringSubmatch(string(menu.grub()), -1)
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e[1])
+	}
+	if got, want := strings.Join(ids, " "), "normal verbose noprobe local"; got != want {
+		t.Errorf("grub.cfg has the entries %q, want %q:\n%s", got, want, menu.grub())
+	}
+	if n := strings.Count(string(menu.grub()), "'"); n%2 != 0 {
+		t.Errorf("grub.cfg has %d single quotes:\n%s", n, menu.grub())
+	}
 }

@@ -91,6 +91,14 @@ func fetchAll(ctx context.Context, cfg Config, client *deb.Client, packages []im
 	var out []fetched
 	var missing []string
 	for _, p := range packages {
+		if p.File != "" {
+			file, err := localDeb(cfg, p)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, fetched{p, file, cfg.store})
+			continue
+		}
 		file, err := client.FetchPackage(ctx, p.Suite, p.Path, deb.FileHash{Size: p.Size, SHA256: p.SHA256})
 		switch {
 		case errors.Is(err, ErrOffline):

@@ -30,13 +30,13 @@ func lockFor(ctx context.Context, cfg Config, client *deb.Client) (*images.Lock,
 	}
 	switch {
 	case old != nil && !cfg.Update:
-		return old, nil
+		return refreshSources(ctx, cfg, old)
 	case cfg.Locked:
 		return nil, inputErrorf("there is no lock %s; make one with: muster lock %s--write", cfg.LockFile, lockFlag(cfg))
 	case cfg.Offline:
 		return nil, inputErrorf("there is no lock %s, and offline none can be made; make one where there is a network: muster lock %s--write", cfg.LockFile, lockFlag(cfg))
 	}
-	fresh, err := resolve(ctx, cfg.Definition, client, cfg.Log, func(detail string) {
+	fresh, err := resolve(ctx, cfg, client, cfg.Log, func(detail string) {
 		cfg.Progress(Event{Step: StepLock, Detail: detail})
 	})
 	if err != nil {
@@ -90,7 +90,9 @@ func readAnyLock(cfg Config) (*images.Lock, error) {
 	if err != nil {
 		return nil, inputErrorf("%w; to make a new one, delete the file", err)
 	}
-	if l.Asked != nil && l.Asked.Hash() != l.Request {
+	// A lock of a muster that did not write down the loaders cannot be compared; it counts as
+	// made for other packages.
+	if l.Asked != nil && l.Asked.Loaders != nil && l.Asked.Hash() != l.Request {
 		return nil, inputErrorf("lock %s was edited: what it was asked for is not what request_sha256 says; to make a new one, delete the file", cfg.LockFile)
 	}
 	return l, nil
@@ -122,7 +124,8 @@ func difference(d *images.Definition, l *images.Lock) string {
 }
 
 // resolve asks the archive for the newest packages that d needs.
-func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log *slog.Logger, tell func(detail string)) (*images.Lock, error) {
+func resolve(ctx context.Context, cfg Config, client *deb.Client, log *slog.Logger, tell func(detail string)) (*images.Lock, error) {
+	d := cfg.Definition
 	index, lock, err := readArchive(ctx, d, client, log, tell)
 	if err != nil {
 		return nil, err
@@ -153,6 +156,11 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 			take(images.RoleMedium, p)
 		} // else no medium can be made from this archive: said to who asks for one
 	}
+	for _, name := range images.UKIPackages() {
+		if p, err := index.Latest(name); err == nil {
+			take(images.RoleUKI, p)
+		}
+	}
 	for _, g := range images.FirmwareGroups() {
 		if !slices.Contains(d.Firmware, g.Name) {
 			continue
@@ -164,6 +172,12 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 			}
 			take(images.RoleFirmware, p)
 		}
+	}
+	if err := addLocalDebs(index, d); err != nil {
+		return nil, err
+	}
+	if lock.Sources, err = lockSources(ctx, cfg, nil); err != nil {
+		return nil, err
 	}
 	userland, err := resolveUserland(index, d)
 	if err != nil {
@@ -178,22 +192,45 @@ func resolve(ctx context.Context, d *images.Definition, client *deb.Client, log 
 	for name, p := range wanted {
 		lock.Packages = append(lock.Packages, images.LockedPackage{
 			Name: p.Name, Version: p.Version, Arch: p.Arch, Source: p.Source, SourceVersion: p.SourceVersion, BuiltUsing: p.BuiltUsing,
-			Role: role[name], Suite: p.Suite, Path: p.Path, Size: p.Size, SHA256: p.SHA256,
+			Role: role[name], Suite: p.Suite, Path: p.Path, Size: p.Size, SHA256: p.SHA256, File: localFile(d, p),
 		})
 	}
 	slices.SortFunc(lock.Packages, func(a, b images.LockedPackage) int { return strings.Compare(a.Name, b.Name) })
 	return lock, nil
 }
 
+// localFile is the file of a package of the site's own, as the definition says it; "" for others.
+func localFile(d *images.Definition, p deb.Package) string {
+	if p.Suite != images.LocalSuite {
+		return ""
+	}
+	for _, l := range d.Debs() {
+		if filepath.Base(l.Ref) == filepath.Base(p.Path) {
+			return l.Ref
+		}
+	}
+	return ""
+}
+
 // resolveUserland returns the packages of the userland with all they need.
 func resolveUserland(index *deb.Index, d *images.Definition) ([]deb.Package, error) {
-	if len(d.Packages) == 0 {
+	asked := d.AllPackages()
+	if len(asked) == 0 && len(d.Debs()) == 0 {
 		return nil, nil
 	}
-	packages, err := deb.Resolve(index, deb.Request{
-		Packages: d.Packages, Essential: true,
+	// An image below brings a system of its own.
+	image := slices.ContainsFunc(d.Stack(), func(s images.Source) bool { return s.Kind() == images.SourceOCI })
+	request := deb.Request{
+		Packages: asked, Essential: !image,
 		Nearest: func(name string, among []string) []string { return images.Nearest(name, among, 3) },
-	})
+	}
+	if len(d.Debs()) > 0 {
+		request.Local = images.LocalSuite
+	}
+	packages, err := deb.Resolve(index, request)
+	if errors.Is(err, deb.ErrPin) {
+		return nil, inputErrorf("userland: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("userland: %w", err)
 	}

@@ -13,6 +13,7 @@ type bootMenu struct {
 // menuSeconds is how long the menu waits for a key.
 const menuSeconds = 2
 
+// menuEntry is a line of the menu. Its title goes between single quotes in grub.cfg, so it has none.
 type menuEntry struct {
 	id, title, params string
 }
@@ -20,7 +21,7 @@ type menuEntry struct {
 func (m bootMenu) entries() []menuEntry {
 	return []menuEntry{
 		{"normal", "muster " + m.Name, ""},
-		{"verbose", "muster " + m.Name + ", with the kernel's messages", "loglevel=7 ignore_loglevel"},
+		{"verbose", "muster " + m.Name + ", with messages of the kernel", "loglevel=7 ignore_loglevel"},
 		{"noprobe", "muster " + m.Name + ", drivers of network cards only", "muster.probe=network"},
 	}
 }
@@ -71,8 +72,24 @@ fi
 		fmt.Fprintf(&b, "menuentry '%s' --id %s {\n  linux /%s %s\n  initrd /%s /%s\n}\n",
 			e.title, e.id, mediumKernel, m.cmdline(e, "$medium"), mediumInitramfs, mediumSite)
 	}
-	// An application that ends with an error: the firmware goes on with its next
-	// boot option.
-	fmt.Fprintf(&b, "menuentry '%s' --id %s {\n  exit 1\n}\n", localTitle, localID)
+	fmt.Fprintf(&b, "menuentry '%s' --id %s {\n%s}\n", localTitle, localID, grubLocal)
 	return []byte(b.String())
 }
+
+// grubLocal starts what a disk other than the medium has for UEFI. To end GRUB would not do: Debian's
+// tells the firmware that all went well, whatever exit is given, and the firmware (OVMF 2022.11) then shows its setup
+// instead of its next boot option (UEFI 3.1.7). That is left for a machine where nothing is found.
+const grubLocal = `  regexp --set=1:own '^(hd[0-9]+)' "$root"
+  for d in (hd*,gpt*) (hd*,msdos*) (hd*); do
+    regexp --set=1:disk '(hd[0-9]+)' "$d"
+    if [ "$disk" != "$own" ]; then
+      for f in /EFI/Microsoft/Boot/bootmgfw.efi /EFI/debian/shimx64.efi /EFI/ubuntu/shimx64.efi /EFI/fedora/shimx64.efi /EFI/BOOT/BOOTX64.EFI; do
+        if [ -f "$d$f" ]; then
+          chainloader "$d$f"
+          boot
+        fi
+      done
+    fi
+  done
+  exit 1
+`

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"time"
 
 	"muster/builder/deb"
@@ -29,7 +30,7 @@ const packFormat = 1
 // packInputs is what a pack depends on.
 type packInputs struct {
 	Format int
-	Kernel []string // SHA-256 of packages
+	Kernel []string // SHA-256 of packages, or of the definition's own files
 	Time   time.Time
 }
 
@@ -56,13 +57,13 @@ func packStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, loc
 		return packFiles{}, false, nil
 	}
 	packages := lock.ByRole(images.RoleKernel)
-	in := packInputs{packFormat, hashesOf(packages), imageTime(cfg, lock)}
+	in := packInputs{packFormat, slices.Concat(hashesOf(packages), cfg.Definition.Kernel.Hashes), imageTime(cfg, lock)}
 	return runStep(ctx, c, "modules", in, func() (packFiles, error) {
 		kernel, err := fetchAll(ctx, cfg, client, packages)
 		if err != nil {
 			return packFiles{}, err
 		}
-		k, err := readKernel(ctx, kernel)
+		k, err := kernelOf(ctx, cfg, kernel)
 		if err != nil {
 			return packFiles{}, err
 		}

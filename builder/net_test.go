@@ -21,7 +21,7 @@ import (
 )
 
 // bytesUntilJoined are the most bytes that a machine may fetch of each image.
-var bytesUntilJoined = map[string]int64{"compute": 30e6, "compute-vm": 20e6}
+var bytesUntilJoined = map[string]int64{"compute": 30e6, "compute-vm": 20e6, "mini": 30e6}
 
 // TestRealArchive builds the shipped images from Debian's archive, twice, and
 // starts them in QEMU, where an /init that stands for the agent does what
@@ -99,7 +99,7 @@ func checkSize(t *testing.T, cfg Config) {
 	}
 }
 
-func unpackZstd(t *testing.T, packed []byte) []byte {
+func unpackZstd(t testing.TB, packed []byte) []byte {
 	t.Helper()
 	z, err := zstd.NewReader(nil)
 	if err != nil {
@@ -117,9 +117,10 @@ func unpackZstd(t *testing.T, packed []byte) []byte {
 func wireBytes(m *images.Manifest) int64 {
 	var sum, loader int64
 	for _, a := range m.Artifacts {
-		if a.Kind == images.KindLoader {
+		switch a.Kind {
+		case images.KindLoader:
 			loader = max(loader, a.Size)
-		} else {
+		case images.KindKernel, images.KindInitramfs:
 			sum += a.Size
 		}
 	}
@@ -127,7 +128,7 @@ func wireBytes(m *images.Manifest) int64 {
 }
 
 // payloadBusybox returns the busybox that make built, or a stand-in.
-func payloadBusybox(t *testing.T) ([]byte, *initramfs.Busybox) {
+func payloadBusybox(t testing.TB) ([]byte, *initramfs.Busybox) {
 	t.Helper()
 	dir := "../cmd/muster/payload"
 	packed, err := os.ReadFile(filepath.Join(dir, "bb.zst"))

@@ -43,6 +43,25 @@ func kernelOf(ctx context.Context, cfg Config, packages []fetched) (*kernelPacka
 	return k, nil
 }
 
+// kernelLicense is that of Linux.
+const kernelLicense = "GPL-2.0-only"
+
+// ownFile is a file of the host that a kernel comes from.
+type ownFile struct{ name, sum string }
+
+// ownKernelFiles are the files that an own kernel comes from. How they are called on the host
+// has no influence on the image.
+func ownKernelFiles(k images.Kernel) []ownFile {
+	if k.File != "" {
+		return []ownFile{{"bzImage", k.Hashes[0]}}
+	}
+	var out []ownFile
+	for i := range k.Deb {
+		out = append(out, ownFile{fmt.Sprintf("kernel-%d.deb", i+1), k.Hashes[i]})
+	}
+	return out
+}
+
 // ownPackage reads what a package of the host says about itself. Its content has to be
 // what the definition was loaded with.
 func ownPackage(name, sum string) (images.LockedPackage, error) {

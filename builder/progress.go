@@ -13,6 +13,7 @@ const (
 	StepCommands  Step = "commands"  // compile the definition's own Go commands
 	StepInitramfs Step = "initramfs" // assemble and compress
 	StepISO       Step = "iso"       // CD and USB stick
+	StepUKI       Step = "uki"       // UEFI program, signed, and disk with it
 	StepBill      Step = "sbom"      // list what is in the image
 	StepWrite     Step = "write"     // put artifacts and manifest in place
 )

@@ -51,7 +51,8 @@ func relock(ctx context.Context, cfg Config, write bool) (*Relocked, error) {
 	if err != nil {
 		return nil, err
 	}
-	fresh, err := resolve(ctx, cfg.Definition, during(StepLock, cfg, client), cfg.Log, func(detail string) {
+	cfg.store = store
+	fresh, err := resolve(ctx, cfg, during(StepLock, cfg, client), cfg.Log, func(detail string) {
 		cfg.Progress(Event{Step: StepLock, Detail: detail})
 	})
 	if err != nil {

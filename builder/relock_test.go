@@ -81,6 +81,12 @@ func TestLockedBuilds(t *testing.T) {
 		"edited request": {func(t *testing.T, cfg *Config) {
 			edit(t, cfg.LockFile, `"kernel": "linux-image-amd64"`, `"kernel": "linux-image-rt-amd64"`)
 		}, []string{"was edited"}},
+		"of a muster with other boot loaders": {func(t *testing.T, cfg *Config) {
+			editLock(t, cfg.LockFile, func(l *images.Lock) {
+				l.Asked.Loaders = l.Asked.Loaders[1:]
+				l.Request = l.Asked.Hash()
+			})
+		}, []string{"was made for other packages than definition test asks for (boot loaders: ", " more)", "muster build --update"}},
 		"edited key": {func(t *testing.T, cfg *Config) {
 			edit(t, cfg.LockFile, `"suite"`, `"siute"`)
 		}, []string{`unknown field "siute"`, "to make a new one, delete the file"}},
@@ -107,6 +113,50 @@ func TestLockedBuilds(t *testing.T) {
 			if after, _ := os.ReadFile(cfg.LockFile); string(after) != string(before) {
 				t.Error("the lock was changed")
 			}
+		})
+	}
+}
+
+// editLock changes a lock as a muster would that writes other ones.
+func editLock(t *testing.T, name string, change func(l *images.Lock)) {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := images.ParseLock(name, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(l)
+	if err := os.WriteFile(name, l.Encode(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLockOfAnotherMuster: where nobody chose the lock, one that an earlier muster made for other
+// boot loaders, whether it says so or not, is made anew.
+func TestLockOfAnotherMuster(t *testing.T) {
+	for name, change := range map[string]func(l *images.Lock){
+		"other loaders": func(l *images.Lock) { l.Asked.Loaders = l.Asked.Loaders[1:]; l.Request = l.Asked.Hash() },
+		"no loaders":    func(l *images.Lock) { l.Asked.Loaders = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig(t, testArchive(t), testDefinition)
+			mustBuild(t, cfg)
+			lock := filepath.Join(cfg.Out, "lock.json")
+			editLock(t, lock, func(l *images.Lock) {
+				change(l)
+				if l.Asked.Loaders == nil {
+					l.Request = strings.Repeat("0", 64)
+				}
+			})
+			mustBuild(t, cfg)
+			editLock(t, lock, func(l *images.Lock) {
+				if l.Request != cfg.Definition.RequestHash() {
+					t.Error("the lock was not made anew")
+				}
+			})
 		})
 	}
 }

@@ -43,7 +43,7 @@ func (b billFiles) blobs() []deb.FileHash { return []deb.FileHash{b.SBOM, b.Sour
 
 // billStep writes what the image is made of, as SPDX and as the list of sources. Both
 // follow from the image ID alone.
-func billStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, ids ids, lock *images.Lock, commands []goCommand) (billFiles, bool, error) {
+func billStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, ids ids, lock *images.Lock, inside []insidePackage, commands []goCommand) (billFiles, bool, error) {
 	return runStep(ctx, c, "bill", ids, func() (billFiles, error) {
 		copyrights, err := copyrightsOf(ctx, cfg, c, client, lock)
 		if err != nil {
@@ -51,6 +51,9 @@ func billStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, ids
 		}
 		programs := programsOf(cfg, commands)
 		doc := describe(cfg, lock, ids, imageTime(cfg, lock), programs, copyrights, licenser(ctx, commands))
+		if err := addSources(doc, c, lock, inside); err != nil {
+			return billFiles{}, err
+		}
 		text, err := doc.encode()
 		if err != nil {
 			return billFiles{}, err
@@ -59,7 +62,7 @@ func billStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, ids
 		if out.SBOM, err = c.putBytes(text); err != nil {
 			return billFiles{}, err
 		}
-		out.Sources, err = c.putBytes(sourcesText(cfg.Definition.Name, lock, programs))
+		out.Sources, err = c.putBytes(sourcesText(cfg.Definition, lock, inside, programs))
 		return out, err
 	})
 }
@@ -145,6 +148,12 @@ func describe(cfg Config, lock *images.Lock, ids ids, at time.Time, programs []g
 	for _, p := range lock.Packages {
 		d.add(image.ID, debianPackage(p, book.debian(copyrights[p.SHA256])))
 	}
+	for _, f := range ownKernelFiles(cfg.Definition.Kernel) {
+		kernel := newPackage("kernel", f.name, f.name, "")
+		kernel.sha256(f.sum)
+		kernel.LicenseDeclared, kernel.Comment = kernelLicense, "A kernel of the site's own: its sources are with who compiled it."
+		d.add(image.ID, kernel)
+	}
 	for _, p := range programs {
 		addProgram(d, image.ID, p, license)
 	}
@@ -153,6 +162,42 @@ func describe(cfg Config, lock *images.Lock, ids ids, at time.Time, programs []g
 		d.Extracted = append(d.Extracted, l)
 	}
 	return d
+}
+
+// addSources adds the sources of the userland that are no packages, and the Debian packages that
+// container images have inside.
+func addSources(d *spdxDocument, c *cache, lock *images.Lock, inside []insidePackage) error {
+	image := d.Packages[0].ID
+	ids := make(map[string]string)
+	for _, s := range lock.Sources {
+		pkg := newPackage(string(s.Kind), s.Digest, s.String(), "")
+		pkg.sha256(strings.TrimPrefix(s.Digest, "sha256:"))
+		pkg.Comment = "A source of the userland; the hash is that of its manifest, its archive or its folder. Licenses are those of what is in it."
+		d.add(image, pkg)
+		ids[s.String()] = pkg.ID
+	}
+	book := make(licenseBook)
+	for _, p := range inside {
+		text := ""
+		if p.Copyright.Found {
+			b, err := c.read(p.Copyright.Text)
+			if err != nil {
+				return err
+			}
+			text = string(b)
+		}
+		pkg := newPackage("deb", p.In+" "+p.Name, p.Name, p.Version)
+		pkg.LicenseDeclared = book.debian(text)
+		pkg.SourceInfo = "inside of " + p.In + ", built from " + p.Source + " " + p.SourceVersion
+		pkg.purl("pkg:deb/debian/" + url.PathEscape(p.Name) + "@" + url.QueryEscape(p.Version) + "?arch=" + p.Arch)
+		d.add(ids[p.In], pkg)
+	}
+	for _, l := range book {
+		if !slices.ContainsFunc(d.Extracted, func(e extractedLicense) bool { return e.ID == l.ID }) {
+			d.Extracted = append(d.Extracted, l)
+		}
+	}
+	return nil
 }
 
 func debianPackage(p images.LockedPackage, license string) spdxPackage {

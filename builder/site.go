@@ -2,14 +2,12 @@ package builder
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"time"
 
 	"muster/builder/deb"
-	"muster/builder/hybrid"
 	"muster/images"
 	"muster/initramfs"
 )
@@ -63,52 +61,6 @@ func readSite(segment []byte) (images.Site, error) {
 	return s, s.Check()
 }
 
-// Medium is a medium that was read: a file, or the stick it was written to.
-type Medium struct {
-	Name   string      `json:"name"` // of the image
-	ID     string      `json:"id"`
-	Kernel string      `json:"kernel"`
-	Time   time.Time   `json:"time"`
-	Size   int64       `json:"size"` // bytes; a stick has more
-	Site   images.Site `json:"site"`
-
-	siteErr error // the site segment could not be read, Site is empty
-}
-
-// Personalize rewrites the site segment of a medium in place: of an ISO file, or of
-// the stick's block device. change gets what is there now, nothing where that is damaged. Everything else
-// stays as it is, and the medium keeps its hash in the manifest.
-func Personalize(name string, change func(images.Site) images.Site) (*Medium, error) {
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	m, err := personalize(f, change)
-	if err != nil {
-		return nil, fmt.Errorf("personalizing %s: %w", name, err)
-	}
-	return m, f.Close()
-}
-
-func personalize(f *os.File, change func(images.Site) images.Site) (*Medium, error) {
-	m, im, err := readMedium(f)
-	if err != nil {
-		return nil, err
-	}
-	m.Site, m.siteErr = change(m.Site), nil
-	segment, err := siteSegment(m.Site, m.Time)
-	if err != nil {
-		return nil, err
-	}
-	place := im.Files[mediumSite]
-	if place.Size != siteSize {
-		return nil, fmt.Errorf("its site segment has %d bytes, want %d", place.Size, siteSize)
-	}
-	_, err = f.WriteAt(segment, place.Offset)
-	return m, errors.Join(err, f.Sync())
-}
-
 // hashMedium hashes a file with zero bytes in the place of its site segment, and
 // returns that segment.
 func hashMedium(name string, site images.Range) (deb.FileHash, []byte, error) {
@@ -129,11 +81,4 @@ func hashMedium(name string, site images.Range) (deb.FileHash, []byte, error) {
 	sum, err := hashReader(io.MultiReader(io.NewSectionReader(f, 0, site.Offset), bytes.NewReader(make([]byte, site.Size)),
 		io.NewSectionReader(f, end, fi.Size()-end)))
 	return sum, segment, err
-}
-
-// isMedium says whether a file begins like one.
-func isMedium(im *hybrid.Image) bool {
-	_, site := im.Files[mediumSite]
-	_, list := im.Files[mediumList]
-	return site && list
 }

@@ -44,6 +44,9 @@ func sourcesOf(lock *images.Lock) []source {
 		}
 	}
 	for _, p := range lock.Packages {
+		if p.File != "" {
+			continue // of the site's own
+		}
 		add(p.Source, p.SourceVersion, p.Name, p.Suite, path.Dir(p.Path))
 		for _, m := range builtUsingRE.FindAllStringSubmatch(p.BuiltUsing, -1) {
 			add(m[1], m[2], p.Name, p.Suite, poolDir(p.Path, m[1]))
@@ -77,7 +80,7 @@ func poolDir(file, name string) string {
 
 // sourcesText says which sources the image was built from and where they are, which
 // who passes on an image with programs under the GPL has to say, or pass on with it.
-func sourcesText(name string, lock *images.Lock, programs []goProgram) []byte {
+func sourcesText(def *images.Definition, lock *images.Lock, inside []insidePackage, programs []goProgram) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `The sources of image %s
 
@@ -90,11 +93,33 @@ them. Archives drop old versions, https://snapshot.debian.org keeps them.
 
 Debian source packages (suite %s, %s)
 
-`, name, lock.Suite, lock.Date.UTC().Format("2006-01-02"))
+`, def.Name, lock.Suite, lock.Date.UTC().Format("2006-01-02"))
 	for _, s := range sourcesOf(lock) {
 		fmt.Fprintf(&b, "%s %s\n  of %s\n", s.name, s.version, strings.Join(s.binaries, ", "))
 		if base := archiveOf(s.suite); base != "" && s.dsc != "" {
 			fmt.Fprintf(&b, "  %s/%s\n  https://snapshot.debian.org/package/%s/%s/\n", base, s.dsc, s.name, s.version)
+		}
+	}
+	for _, p := range lock.Packages {
+		if p.File != "" {
+			fmt.Fprintf(&b, "%s %s, from the file %s: its sources are with who made it\n  SHA-256 %s\n", p.Name, p.Version, p.File, p.SHA256)
+		}
+	}
+	if own := ownKernelFiles(def.Kernel); len(own) > 0 {
+		b.WriteString("\nA kernel of the site's own, whose sources are with who compiled it\n\n")
+		for _, f := range own {
+			fmt.Fprintf(&b, "%s\n  SHA-256 %s\n", f.name, f.sum)
+		}
+	}
+	if len(lock.Sources) > 0 {
+		b.WriteString("\nOther sources of the userland; what is in them comes from who made them\n\n")
+		for _, s := range lock.Sources {
+			fmt.Fprintf(&b, "%s\n  %s\n", s, s.Digest)
+			for _, p := range inside {
+				if p.In == s.String() {
+					fmt.Fprintf(&b, "  %s %s, built from %s %s\n", p.Name, p.Version, p.Source, p.SourceVersion)
+				}
+			}
 		}
 	}
 	b.WriteString("\nGo modules of the programs\n\n")

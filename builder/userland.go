@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -21,11 +20,12 @@ import (
 
 // userlandFormat is the number of the way in which packages become a userland.
 // It changes when the same packages give another one.
-const userlandFormat = 1
+const userlandFormat = 2
 
-// userlandBlock is how much of a userland is packed, and unpacked, at a time: a
-// larger one is smaller as a whole, and costs a node more for the first byte of a file.
-const userlandBlock = 256 << 10
+// userlandBlock is how much of a userland is packed, and unpacked, at a time. With 1 MiB
+// the userland is 7 % smaller than with 256 KiB; that costs a node 20 ms more for the first
+// start of python3, and nothing for the next.
+const userlandBlock = 1 << 20
 
 // userlandName is the file of the artifact.
 const userlandName = "userland.sqfs"
@@ -93,11 +93,36 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 		}
 	}
 	u, cached, err := runStep(ctx, c, "userland", in, func() (userlandFiles, error) {
-		files, err := fetchAll(ctx, cfg, client, packages)
+		var out userlandFiles
+		if len(lock.Sources) > 0 {
+			files, err := fetchAll(ctx, cfg, client, packages)
+			if err != nil {
+				return userlandFiles{}, err
+			}
+			out, err = packUserland(ctx, cfg, c, in.Time, pack, func(r *root) error { return r.addSources(ctx, cfg, lock, files) })
+			out.Packages = len(packages)
+			return out, err
+		}
+		unpacked, err := unpackStep(ctx, cfg, c, client, packages)
 		if err != nil {
 			return userlandFiles{}, err
 		}
-		return packUserland(ctx, cfg, c, in.Time, lock, files, pack)
+		index, err := c.read(unpacked.Index)
+		if err != nil {
+			return userlandFiles{}, err
+		}
+		name, err := c.name(unpacked.Contents)
+		if err != nil {
+			return userlandFiles{}, err
+		}
+		contents, err := os.Open(name)
+		if err != nil {
+			return userlandFiles{}, err
+		}
+		defer contents.Close()
+		out, err = packUserland(ctx, cfg, c, in.Time, pack, func(r *root) error { return r.addUnpacked(index, contents) })
+		out.Packages = len(packages)
+		return out, err
 	})
 	if err != nil {
 		return u, cached, fmt.Errorf("userland: %w", err)
@@ -105,8 +130,9 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 	return u, cached, nil
 }
 
-func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, lock *images.Lock, packages []fetched, pack packFiles) (userlandFiles, error) {
-	spool, err := os.CreateTemp(filepath.Join(c.dir, "tmp"), "userland-*")
+// packUserland makes a userland of what fill puts into a root.
+func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pack packFiles, fill func(*root) error) (userlandFiles, error) {
+	spool, err := os.CreateTemp(c.tmp(), "userland-*")
 	if err != nil {
 		return userlandFiles{}, err
 	}
@@ -114,15 +140,15 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, lo
 	defer spool.Close()
 	r := newRoot(mtime, spool)
 	r.definition = cfg.Definition
-	if err := r.addSources(ctx, cfg, lock, packages); err != nil {
+	if err := fill(r); err != nil {
 		return userlandFiles{}, err
 	}
 	if err := errors.Join(r.addOwn(), pack.addTo(r.tree, c), r.finish(cfg.Init)); err != nil {
 		return userlandFiles{}, err
 	}
 	cfg.Progress(Event{Step: StepUserland, Detail: fmt.Sprintf("packing %d files", r.tree.Len())})
-	out := userlandFiles{Packages: len(packages), Files: r.tree.Len(), Sources: r.sources, Inside: r.inside}
-	opts := squashfs.Options{Time: mtime, Level: squashfs.Best, BlockSize: userlandBlock}
+	out := userlandFiles{Files: r.tree.Len(), Sources: r.sources, Inside: r.inside}
+	opts := squashfs.Options{Time: mtime, Level: squashfs.Best, BlockSize: userlandBlock, Packed: packedBlocks{c}}
 	if cfg.Fast {
 		opts.Level = squashfs.Fast
 	}
@@ -317,9 +343,7 @@ func (r *root) store(n *initramfs.Entry, size int64, content io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("unpacking %s: %w", n.Path, err)
 	}
-	n.Size = size
-	r.contents[n.Path] = kept
-	n.Open = func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(kept, 0, size)), nil }
+	r.setContent(n, kept)
 	return nil
 }
 

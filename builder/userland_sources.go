@@ -190,7 +190,6 @@ func (r *root) addTar(ctx context.Context, s images.Source, want images.LockedSo
 // see [images.TreeEntry].
 func (r *root) addDir(ctx context.Context, s images.Source, want images.LockedSource) error {
 	var entries []images.TreeEntry
-	var secret error
 	err := s.WalkDir(func(e images.TreeEntry, content io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -214,7 +213,7 @@ func (r *root) addDir(ctx context.Context, s images.Source, want images.LockedSo
 		}
 		return r.lay(n, section)
 	})
-	if err = errors.Join(err, secret); err != nil {
+	if err != nil {
 		return err
 	}
 	if got := "sha256:" + images.TreeHash(entries); got != want.Digest {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"muster/builder/deb/debtest"
 	"muster/builder/squashfs"
 	"muster/images"
+	"muster/initramfs"
 	"muster/internal/need"
 )
 
@@ -218,6 +220,57 @@ func TestRealUserland(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("programs say (-want +got):\n%s", diff)
 	}
+	compareReaders(t, cfg.Out)
+}
+
+// listing prints what is at every path of a folder, with the hash of files.
+const listing = `find . -mindepth 1 -type f -printf '%m %U:%G %s ' -exec sha256sum {} \; | sed 's|  ./| /|'
+find . -mindepth 1 ! -type f -printf '%m %U:%G %y /%P -> %l\n'`
+
+// compareReaders reads every file of a userland through the kernel, by unsquashfs and by our
+// own reader: all see the same.
+func compareReaders(t *testing.T, dir string) {
+	t.Helper()
+	sorted := func(text string) []string {
+		lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+		slices.Sort(lines)
+		return lines
+	}
+	kernel := sorted(inUserland(t, dir, listing))
+	unsquashfs := need.Program(t, "unsquashfs", "squashfs-tools")
+	to := filepath.Join(t.TempDir(), "root")
+	if out, err := exec.Command(unsquashfs, "-n", "-strict-errors", "-d", to, filepath.Join(dir, userlandName)).CombinedOutput(); err != nil {
+		t.Fatalf("unsquashfs: %v: %s", err, out)
+	}
+	cmd := exec.Command("sh", "-c", listing)
+	cmd.Dir = to
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(kernel, sorted(string(out))); diff != "" {
+		t.Errorf("(-kernel +unsquashfs):\n%.3000s", diff)
+	}
+	var own []string
+	err = readUserland(filepath.Join(dir, userlandName), func(f squashfs.File) error {
+		switch {
+		case f.Path == ".":
+		case f.Type == initramfs.File:
+			sum, err := hashReader(f.Content)
+			own = append(own, fmt.Sprintf("%o %d:%d %d %s /%s", f.Mode, f.UID, f.GID, f.Size, sum.SHA256, f.Path))
+			return err
+		case f.Type == initramfs.Dir:
+			own = append(own, fmt.Sprintf("%o %d:%d d /%s -> ", f.Mode, f.UID, f.GID, f.Path))
+		default:
+			own = append(own, fmt.Sprintf("%o %d:%d l /%s -> %s", f.Mode, f.UID, f.GID, f.Path, f.Target))
+		}
+		return nil
+	})
+	slices.Sort(own)
+	if diff := cmp.Diff(kernel, own); err != nil || diff != "" {
+		t.Errorf("%v (-kernel +ours):\n%.3000s", err, diff)
+	}
+	t.Logf("%d paths compared through three readers", len(own))
 }
 
 // The initramfs says which userland the node shall fetch, as the manifest has it, and

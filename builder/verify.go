@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,10 @@ type Checked struct {
 	// medium itself.
 	Against string  `json:"against"`
 	Medium  *Medium `json:"medium,omitempty"`
+	// Signature is that of a UKI, or of the one on a disk; nil: it has none.
+	Signature *Signature `json:"signature,omitempty"`
+
+	signer *x509.Certificate
 }
 
 const (
@@ -58,12 +63,15 @@ func Verify(name string) ([]Checked, error) {
 		for _, a := range m.Artifacts {
 			if a.Name == filepath.Base(name) {
 				c, err := verifyArtifact(filepath.Dir(name), m, a)
-				return []Checked{c}, err
+				if err != nil {
+					return nil, err
+				}
+				return []Checked{c}, nil
 			}
 		}
 	}
-	c, err := verifyMedium(name)
-	if err != nil {
+	c := Checked{Name: name, Against: againstList}
+	if _, err := verifyAlone(name, &c); err != nil {
 		return nil, fmt.Errorf("verifying %s: %w", name, err)
 	}
 	return []Checked{c}, nil
@@ -116,6 +124,8 @@ func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked,
 	switch a.Kind {
 	case images.KindISO:
 		err = verifyISO(name, m, a, &c)
+	case images.KindUKI, images.KindIMG:
+		err = verifyUKI(name, m, a, &c)
 	case images.KindInitramfs:
 		if err = sameHash(name, a); err == nil {
 			c.What, err = verifyInitramfs(name, m)
@@ -257,17 +267,32 @@ func verifyModules(dir, name string, m *images.Manifest) (string, error) {
 // verifyISO checks a medium with the manifest beside it. Where its hash differs, the medium's
 // own list finds out which file it is.
 func verifyISO(name string, m *images.Manifest, a images.Artifact, c *Checked) error {
-	own, err := verifyMedium(name)
-	if err != nil {
+	if _, err := verifyAlone(name, c); err != nil {
 		return err
 	}
-	c.What, c.Medium = own.What, own.Medium
-	if own.Medium.ID != m.ID {
-		return fmt.Errorf("it is of image %s, the manifest is of %s", own.Medium.ID, m.ID)
+	c.Against = againstManifest
+	if err := sameMedium(m, a, c); err != nil {
+		return err
 	}
 	if a.Site == nil {
 		return errors.New("the manifest does not say where its site segment is")
 	}
+	return sameWithoutSite(name, a)
+}
+
+// sameMedium checks that a medium is of this kind and of this image.
+func sameMedium(m *images.Manifest, a images.Artifact, c *Checked) error {
+	switch {
+	case c.Kind != string(a.Kind):
+		return fmt.Errorf("the manifest says that it is of kind %s, it is of kind %s", a.Kind, c.Kind)
+	case c.Medium.ID != m.ID:
+		return fmt.Errorf("it is of image %s, the manifest is of %s", c.Medium.ID, m.ID)
+	}
+	return nil
+}
+
+// sameWithoutSite compares the hash of a medium whose parts are all as they should be.
+func sameWithoutSite(name string, a images.Artifact) error {
 	sum, _, err := hashMedium(name, *a.Site)
 	switch {
 	case err != nil:
@@ -281,58 +306,25 @@ func verifyISO(name string, m *images.Manifest, a images.Artifact, c *Checked) e
 	return nil
 }
 
-// verifyMedium checks a medium against the list of files on it.
-func verifyMedium(name string) (Checked, error) {
+// verifyAlone checks a medium against what it says of itself.
+func verifyAlone(name string, c *Checked) (*opened, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return Checked{}, err
+		return nil, err
 	}
 	defer f.Close()
-	m, im, err := readMedium(f)
+	o, err := openMedium(f)
 	if err != nil {
-		return Checked{}, err
+		return nil, err
 	}
-	list, err := readMediumList(im)
-	if err != nil {
-		return Checked{}, err
+	if err := errors.Join(o.compare(), o.siteErr); err != nil {
+		return nil, err
 	}
-	if err := errors.Join(compareMedium(im, list), m.siteErr); err != nil {
-		return Checked{}, err
+	c.Kind, c.Medium, c.What = string(o.kind), &o.Medium, o.what
+	if o.uki == nil {
+		return o, nil
 	}
-	return Checked{
-		Name: name, Kind: string(images.KindISO), Against: againstList, Medium: m,
-		What: fmt.Sprintf("CD and USB stick with image %s, kernel %s: BIOS by isolinux, UEFI with Secure Boot by shim and GRUB", m.Name, m.Kernel),
-	}, nil
-}
-
-// readMedium reads what a medium is, and its structure.
-func readMedium(f *os.File) (*Medium, *hybrid.Image, error) {
-	size, err := f.Seek(0, io.SeekEnd) // also of a block device
-	if err != nil {
-		return nil, nil, err
-	}
-	im, err := hybrid.Open(f, size)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !isMedium(im) {
-		return nil, nil, errNoMedium
-	}
-	list, err := readMediumList(im)
-	if err != nil {
-		return nil, nil, err
-	}
-	segment, err := mediumData(im, mediumSite, siteSize)
-	if err != nil {
-		return nil, nil, err
-	}
-	m := &Medium{Name: list.Name, ID: list.ID, Kernel: list.Kernel, Time: list.Time, Size: im.Size}
-	if site, err := readSite(segment); err != nil {
-		m.siteErr = fmt.Errorf("%w; write it again with: muster personalize", err)
-	} else {
-		m.Site = site
-	}
-	return m, im, nil
+	return o, c.readSignature(o.uki)
 }
 
 func readMediumList(im *hybrid.Image) (*mediumFileList, error) {

@@ -19,7 +19,7 @@ import (
 const manifestName = "manifest.json"
 
 // manifestOf lists what an image consists of.
-func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, pack packFiles, u userlandFiles, l loaderFiles, archive initramfsFile, iso *isoFile, commands []goCommand, bill billFiles) *images.Manifest {
+func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, pack packFiles, u userlandFiles, l loaderFiles, archive initramfsFile, iso *isoFile, ukis ukiFiles, commands []goCommand, bill billFiles) *images.Manifest {
 	m := &images.Manifest{
 		Schema: images.ManifestSchema, ID: ids.Image, RuntimeID: ids.Runtime,
 		Name: cfg.Definition.Name, Arch: cfg.Definition.Arch, Kernel: k.Release, Cmdline: cfg.Definition.Kernel.Cmdline,
@@ -51,6 +51,7 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, pack pack
 			Kind: images.KindISO, Name: mediumName(cfg.Definition), Size: iso.File.Size, SHA256: iso.File.SHA256, Site: &iso.Site,
 		})
 	}
+	m.Artifacts = append(m.Artifacts, ukis.artifacts(cfg.Definition)...)
 	for _, p := range lock.Packages {
 		m.Packages = append(m.Packages, p.Package())
 	}

@@ -89,7 +89,7 @@ func (b *BootLogs) of(mac string) []api.BootEvent {
 var stopped = map[api.BootStage]time.Duration{
 	api.StageDHCP: 20 * time.Second, api.StageLoader: 20 * time.Second, api.StageScript: 20 * time.Second,
 	api.StageKernel: 60 * time.Second, api.StageInitramfs: 90 * time.Second,
-	api.StageAgent: 20 * time.Second, api.StagePending: 0, api.StageRefused: 0, api.StageStuck: 0,
+	api.StageKexec: 3 * time.Minute, api.StageAgent: 20 * time.Second, api.StagePending: 0, api.StageRefused: 0, api.StageStuck: 0,
 	api.StageApproved: 20 * time.Second, api.StageUserland: 60 * time.Second, api.StagePreparing: 60 * time.Second,
 }
 
@@ -117,9 +117,14 @@ func adviceFor(log []api.BootEvent, now time.Time) string {
 	case api.StageDHCP:
 		return stoppedAt(since, "after it was offered an address", dhcpAdvice(last))
 	case api.StageLoader:
+		if last.Client == "http" {
+			return stoppedAt(since, "with a program that it fetched by HTTP, before anything more was heard",
+				"Secure Boot refused it: enroll the certificate that a UKI is signed with (docs/media.md), or switch Secure Boot off in the firmware's setup; "+
+					"or it has no driver for the network card: look at the machine's screen")
+		}
 		return stoppedAt(since, "with the boot program loaded, before it asked for the script",
 			"Secure Boot refused the program, or the program has no driver for the network card: "+
-				"switch Secure Boot off in the firmware's setup, or try its other mode (UEFI or legacy BIOS)")
+				"switch Secure Boot off in the firmware's setup, boot a signed UKI by HTTP (docs/media.md), or try its other mode (UEFI or legacy BIOS)")
 	case api.StageScript:
 		return stoppedAt(since, "with the boot script, before it fetched the kernel",
 			"the bulk port of the head (7480/tcp) may be blocked: look at the firewall between the machine and the head")
@@ -130,6 +135,10 @@ func adviceFor(log []api.BootEvent, now time.Time) string {
 		return stoppedAt(since, "with kernel and initramfs, before its agent was heard",
 			"the kernel may have no driver for the network card, or 7421/tcp of the head is blocked: look at the machine's screen, "+
 				"which says what it waits for; drivers are added under modules: and firmware: of the definition")
+	case api.StageKexec:
+		return stoppedAt(since, "when it was to start another image, before that image's agent was heard",
+			"that kernel does not run on this machine: look at its screen. It starts from its medium again; "+
+				"after two starts in a row it stays with it, and muster image set IMAGE --kexec=never keeps all from trying")
 	case api.StageAgent:
 		return stoppedAt(since, "with its agent heard once", "its connection may be lost: look at the machine's screen")
 	case api.StageApproved:

@@ -171,6 +171,8 @@ type configMachine struct {
 	MAC  string `yaml:"mac,omitempty"`
 	UUID string `yaml:"uuid,omitempty"`
 	IP   string `yaml:"ip,omitempty"`
+	// Image is the image of its own, by name or ID.
+	Image string `yaml:"image,omitempty"`
 }
 
 func (m configMachine) request() api.DeclareRequest {
@@ -203,6 +205,12 @@ func (c *Settings) Import(ctx context.Context, actor string, doc []byte) error {
 		if _, err := declaredRecord(m.request()); err != nil {
 			return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("machine %d of the configuration: %s", i+1, api.AsError(err).Msg)}
 		}
+		if err := c.nodes.checkImage(m.Image); err != nil {
+			return &api.Error{
+				Code: api.CodeInvalid, Msg: fmt.Sprintf("machine %d of the configuration: %s", i+1, api.AsError(err).Msg),
+				Hint: "publish that image first, or take the line image: away",
+			}
+		}
 	}
 	if err := c.setAll(ctx, actor, in.Settings); err != nil {
 		return err
@@ -211,7 +219,11 @@ func (c *Settings) Import(ctx context.Context, actor string, doc []byte) error {
 		if c.nodes.knows(m) {
 			continue
 		}
-		if _, err := c.nodes.Declare(ctx, actor, m.request()); err != nil {
+		v, err := c.nodes.Declare(ctx, actor, m.request())
+		if err == nil && m.Image != "" {
+			_, err = c.nodes.AssignImage(ctx, actor, api.AssignImageRequest{Nodes: []string{v.ID}, Image: m.Image})
+		}
+		if err != nil {
 			return fmt.Errorf("declaring machine %s%s of the configuration: %w", m.MAC, m.UUID, err)
 		}
 	}
@@ -235,7 +247,7 @@ func (n *Nodes) exported() []configMachine {
 	var list []configMachine
 	for _, m := range n.machines {
 		if m.isNode() || m.State == api.NodeDeclared {
-			list = append(list, configMachine{Name: m.Name, MAC: m.mac(), UUID: m.Hardware.UUID, IP: m.FixedIP})
+			list = append(list, configMachine{Name: m.Name, MAC: m.mac(), UUID: m.Hardware.UUID, IP: m.FixedIP, Image: m.Image})
 		}
 	}
 	sort.Slice(list, func(i, j int) bool {

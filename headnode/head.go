@@ -51,6 +51,7 @@ type Head struct {
 	BootLogs *BootLogs
 	Events   *Events
 	Identity *Identity
+	Shares   *Shares
 
 	cfg     Config
 	state   *store.State
@@ -124,7 +125,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	}
 	h.Nodes, err = newNodes(nodesConfig{
 		Store: h.store, Events: h.Events, BootLogs: h.BootLogs, Now: time.Now,
-		Rejoin: h.rejoin, FilesPort: cfg.FilesPort, Log: cfg.Log.With("part", "nodes"),
+		Rejoin: h.rejoin, FilesPort: cfg.FilesPort, BootCmdline: h.bootCmdline, Log: cfg.Log.With("part", "nodes"),
 	})
 	if err != nil {
 		return err
@@ -135,8 +136,17 @@ func (h *Head) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	h.Shares, err = newShares(sharesConfig{
+		Store: h.store, Nodes: h.Nodes, Now: time.Now, Log: cfg.Log.With("part", "shares"),
+		Users: func(path string) []uint64 { return h.jobs.usersOf(path) },
+	})
+	if err != nil {
+		return err
+	}
+	h.Nodes.mountsOf = h.Shares.mountsOf
 	h.jobs, err = newJobs(jobsConfig{
-		Store: h.store, Fleet: h.Nodes, Dir: h.state.Path("output"), Log: cfg.Log.With("part", "jobs"),
+		Shares: h.Shares.Paths,
+		Store:  h.store, Fleet: h.Nodes, Dir: h.state.Path("output"), Log: cfg.Log.With("part", "jobs"),
 		Notify: func(ev api.Event) { h.Events.Publish(ev) }, NodeTrouble: h.Nodes.Trouble,
 	})
 	if err != nil {
@@ -144,7 +154,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	}
 	h.Nodes.sink, h.Nodes.wire, h.Nodes.images = h.jobs, h.agents, h.Images
 	h.http, err = newHTTP(httpConfig{
-		Jobs: h.jobs, Nodes: h.Nodes, Images: h.Images, Settings: h.Settings, Enroll: h.Enroll, Boot: h, Events: h.Events,
+		Jobs: h.jobs, Nodes: h.Nodes, Images: h.Images, Shares: h.Shares, Settings: h.Settings, Enroll: h.Enroll, Boot: h, Events: h.Events,
 		Status: h.Status, Unix: cfg.Users, TCP: cfg.UsersTCP, TLS: h.usersTLS(), Internal: cfg.Internal,
 		HeadUID: cfg.HeadUID, Tokens: cfg.Tokens, Version: cfg.Version, Log: cfg.Log.With("part", "http"),
 	})
@@ -163,6 +173,8 @@ func (h *Head) Run(ctx context.Context, ready func()) error {
 	// Jobs and agents end after the API, so that no request finds them gone.
 	g.Go(func() error { return h.http.Run(ctx) })
 	g.Go(func() error { return h.Nodes.Run(ctx) })
+	g.Go(func() error { return h.Nodes.runConfigs(ctx) })
+	g.Go(func() error { return h.Shares.Run(ctx) })
 	g.Go(func() error { return h.jobs.Run(ctx) })
 	if err := h.agents.start(h.jobs); err != nil {
 		g.Go(func() error { return err })

@@ -34,6 +34,7 @@ type httpConfig struct {
 	Jobs     *jobs
 	Nodes    nodeAdmin
 	Images   imageStore
+	Shares   shareAdmin
 	Settings settings
 	Enroll   enrollment
 	Boot     bootDesk
@@ -78,6 +79,7 @@ func newHTTP(cfg httpConfig) (*httpServer, error) {
 	s.api = newAPI(mux, cfg.Version)
 	s.routeJobs()
 	s.routeNodes()
+	s.routeShares()
 	s.routeCluster()
 	s.routeStreams(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

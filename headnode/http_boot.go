@@ -32,6 +32,10 @@ func (s *httpServer) bootRoutes() http.Handler {
 			writeJSON(w, empty{})
 		}
 	})
+	mux.HandleFunc("POST /internal/boot/head", func(w http.ResponseWriter, _ *http.Request) {
+		st := s.cfg.Status()
+		writeJSON(w, api.HeadIdentity{Fingerprint: st.Fingerprint, Pin: st.Pin})
+	})
 	return mux
 }
 

@@ -46,6 +46,14 @@ func (s *httpServer) routeCluster() {
 		func(ctx context.Context, who string, in *imagePath) (api.Image, error) {
 			return s.cfg.Images.SetDefault(ctx, who, in.Ref)
 		})
+	admin(s, "PUT", "/v1/images/{ref}/settings", "set-image", "change settings of images",
+		func(ctx context.Context, who string, in *struct {
+			Ref  string `path:"ref" doc:"name or ID of an image, or an unambiguous beginning of its ID"`
+			Body api.ImageSettings
+		},
+		) (api.Image, error) {
+			return s.cfg.Images.Set(ctx, who, in.Ref, in.Body)
+		})
 	admin(s, "DELETE", "/v1/images/{ref}", "remove-image", "remove images",
 		func(ctx context.Context, who string, in *imagePath) (empty, error) {
 			return empty{}, s.cfg.Images.Remove(ctx, who, in.Ref)

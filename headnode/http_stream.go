@@ -158,6 +158,8 @@ func (st *runStream) read(conn net.Conn, in *bufio.Reader) error {
 		case api.FramePing, api.FrameOutputAck:
 		case api.FrameSignal:
 			st.js.signalAsync(st.job.id, int(f.Offset))
+		case api.FrameWindow:
+			st.js.resize(st.job.id, f.Window())
 		case api.FrameInput, api.FrameInputEOF:
 			if st.client < 0 {
 				continue // the job reads none
@@ -189,6 +191,29 @@ func (js *jobs) signalAsync(id uint64, signal int) {
 			return
 		}
 		js.signalRunning(j, signal)
+	}
+}
+
+// resize tells the task of a job with a terminal its size.
+func (js *jobs) resize(id uint64, w api.Window) {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	j := js.jobs[id]
+	if j == nil || j.spec.Terminal == nil {
+		return
+	}
+	j.window = &w // for a task that starts later
+	for i := range j.tasks {
+		t := &j.tasks[i]
+		if t.phase != phaseRunning && (t.phase != phasePlaced || !t.sent) {
+			continue
+		}
+		node, ref := t.node, api.TaskRef{Job: j.id, Index: i, Epoch: t.epoch}
+		js.todo.forKey(node, func(ctx context.Context) {
+			if _, err := js.request(ctx, node, api.VerbWindow, api.TaskWindow{TaskRef: ref, Window: w}); err != nil {
+				js.cfg.Log.Debug("size of a terminal not told", "job", id, "err", err)
+			}
+		})
 	}
 }
 

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -63,6 +65,9 @@ type imageNames struct {
 	Schema  int               `json:"schema"`
 	Default string            `json:"default,omitempty"` // image ID
 	Names   map[string]string `json:"names"`             // name to the ID that was published last
+
+	// Kexec is which machines start an image when they join with another one, by image ID.
+	Kexec map[string]api.KexecPolicy `json:"kexec,omitempty"`
 }
 
 // openImages reads the folder, and makes it when it is not there.
@@ -187,7 +192,7 @@ func (im *Images) List() []api.Image {
 func (im *Images) view(p published) api.Image {
 	v := api.Image{
 		ID: p.ID, Name: p.Name, Default: p.ID == im.names.Default, Arch: p.Arch, Kernel: p.Kernel,
-		Published: p.when, Nodes: []string{}, Assigned: []string{},
+		Published: p.when, Kexec: im.names.kexecOf(p.ID), Nodes: []string{}, Assigned: []string{},
 	}
 	for _, a := range p.Artifacts {
 		v.Bytes += a.Size
@@ -233,9 +238,10 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 	}
 	im.mu.Lock()
 	names := im.names.clone()
-	_, again := im.all[m.ID]
+	before, again := im.all[m.ID]
 	im.mu.Unlock()
-	if !again {
+	write := !again || otherUKI(before.Manifest, m)
+	if write {
 		if err := store.WriteFileDurable(im.manifestPath(m.ID), manifest, 0o644); err != nil {
 			return api.Image{}, blobError("the manifest of image "+m.Name, err)
 		}
@@ -248,13 +254,29 @@ func (im *Images) Publish(ctx context.Context, actor string, manifest []byte, ma
 		return api.Image{}, err
 	}
 	im.mu.Lock()
-	if !again {
+	if write {
 		im.all[m.ID] = published{m, stamp(im.now())}
 	}
 	v := im.view(im.all[m.ID])
 	im.mu.Unlock()
 	im.log.Info("image published", "image", m.Name, "id", m.ID, "default", v.Default, "actor", actor)
 	return im.withUsers(v), nil
+}
+
+// otherUKI says whether two manifests of one image differ in its UKI and in nothing else: signing has no
+// influence on the image ID. The kernel and initramfs that nodes boot are the same.
+func otherUKI(a, b images.Manifest) bool {
+	var uki, rest [2][]images.Artifact
+	for i, m := range []images.Manifest{a, b} {
+		for _, x := range m.Artifacts {
+			if x.Kind == images.KindUKI {
+				uki[i] = append(uki[i], x)
+			} else {
+				rest[i] = append(rest[i], x)
+			}
+		}
+	}
+	return reflect.DeepEqual(rest[0], rest[1]) && !reflect.DeepEqual(uki[0], uki[1])
 }
 
 func notUploaded(m images.Manifest, a images.Artifact) error {
@@ -266,7 +288,7 @@ func (n imageNames) clone() imageNames {
 	for k, v := range n.Names {
 		names[k] = v
 	}
-	n.Names = names
+	n.Names, n.Kexec = names, maps.Clone(n.Kexec)
 	return n
 }
 
@@ -389,6 +411,7 @@ func (im *Images) Remove(_ context.Context, actor, ref string) error {
 	if names.Default == p.ID {
 		return &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("image %s is the default", p.Name), Hint: "choose another first: muster image default NAME"}
 	}
+	delete(names.Kexec, p.ID)
 	if names.Names[p.Name] == p.ID {
 		delete(names.Names, p.Name)
 		if former := im.latestNamed(p.Name, p.ID); former != "" {
@@ -427,6 +450,12 @@ func bootFiles(d *api.BootDecision, m images.Manifest) {
 			d.Initramfs = ref
 		case images.KindLoader:
 			d.Loaders = append(d.Loaders, api.Loader{BlobRef: ref, Client: a.Client, Arch: a.Arch})
+		case images.KindUKI:
+			// One that is not signed has no advantage over the loader, which tells
+			// the machine where its head is.
+			if a.Signer != "" {
+				d.Loaders = append(d.Loaders, api.Loader{BlobRef: ref, Client: "http", Arch: m.Arch})
+			}
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -89,15 +91,41 @@ func (js *jobs) sendStart(k logKey, now time.Time) {
 	}
 	try.flying = true
 	node := t.node
-	start := api.TaskStart{
-		TaskRef: api.TaskRef{Job: k.job, Index: k.index, Epoch: t.epoch},
-		Argv:    j.spec.Argv, Env: j.spec.Env, Owner: j.owner, Files: j.spec.Files, Stdin: j.spec.Stdin,
-		Cores: j.spec.Cores, MemMiB: j.spec.MemMiB, Host: node, Tasks: len(j.tasks), Node: node,
-	}
+	start := startOf(j, k.index)
 	js.todo.forKey(node, func(ctx context.Context) {
 		_, err := js.request(ctx, node, api.VerbStart, start)
 		js.startAnswered(k, node, start.Epoch, err)
 	})
+}
+
+// startOf is what a node is told of a placed task. js.mu is held.
+func startOf(j *job, index int) api.TaskStart {
+	s, t := &j.spec, &j.tasks[index]
+	start := api.TaskStart{
+		TaskRef: api.TaskRef{Job: j.id, Index: index, Epoch: t.epoch},
+		Argv:    s.Argv, Env: s.Env, Owner: j.owner, Files: s.Files,
+		Stdin: s.Stdin && (index == 0 || !s.StdinFirst),
+		Cores: s.Cores, MemMiB: s.MemMiB, Host: t.node, Tasks: len(j.tasks), Node: t.node,
+		Umask: s.Umask, Limits: s.Limits, Terminal: s.Terminal, Fetch: s.Fetch, Containers: s.Containers,
+		Output: taskFile(s.Output, j.id, index), Errors: taskFile(s.Errors, j.id, index),
+	}
+	if j.window != nil {
+		start.Terminal = j.window
+	}
+	if !s.Private {
+		start.Dir = s.Dir
+	}
+	return start
+}
+
+// taskFile fills in what a path says about job and task: %j is the job's number, %t
+// the task's, %% a percent sign.
+func taskFile(path string, job uint64, index int) string {
+	if path == "" {
+		return ""
+	}
+	fill := strings.NewReplacer("%j", jobID(job), "%t", strconv.Itoa(index), "%%", "%")
+	return api.EncodeText(fill.Replace(api.DecodeText(path)))
 }
 
 // startAnswered takes the answer to a start.

@@ -83,7 +83,8 @@ type job struct {
 	killAt  time.Time // when a canceled job is told KILL; zero: not canceled
 	feed    *feed
 	relay   *relay
-	durable bool // its record was committed once
+	window  *api.Window // size of its client's terminal; nil: that of the specification
+	durable bool        // its record was committed once
 
 	told      time.Time // when watchers were told of a change
 	toldState api.JobState

@@ -25,6 +25,8 @@ const (
 	maxJobFiles  = 1000
 	maxName      = 128
 	maxFileSize  = 4 << 30
+	maxPath      = 4095 // PATH_MAX without its zero byte
+	maxLimits    = 16   // RLIM_NLIMITS
 )
 
 func tooLarge(hint, format string, args ...any) error {
@@ -56,6 +58,14 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, tooLarge("", "the name has %d bytes; at most %d are kept", len(s.Name), maxName)
 	case len(s.RequestID) > maxName:
 		return s, nil, tooLarge("", "the request id has %d bytes; at most %d are kept", len(s.RequestID), maxName)
+	case s.Terminal != nil && s.Tasks > 1:
+		return s, nil, invalid("leave out -t, or ask for one task", "%d tasks with one terminal", s.Tasks)
+	case s.Terminal != nil && s.Output != "":
+		return s, nil, invalid("leave out one of them", "output goes to a terminal or to a file, not to both")
+	case len(s.Limits) > maxLimits:
+		return s, nil, invalid("", "%d resource limits; Linux has %d", len(s.Limits), maxLimits)
+	case len(s.Fetch) > maxJobFiles:
+		return s, nil, tooLarge("pack them into an archive", "%d files to fetch; at most %d are", len(s.Fetch), maxJobFiles)
 	case s.Stdin && s.Detached:
 		return s, nil, invalid("leave out --detach, or redirect the input from a file that the task can read",
 			"a detached job has nobody who sends its input")
@@ -66,12 +76,15 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 	if err := checkFiles(s.Files); err != nil {
 		return s, nil, err
 	}
+	if err := checkPaths(s); err != nil {
+		return s, nil, err
+	}
 	on, err := parseOn(s.On)
 	if err != nil {
 		return s, nil, invalid("write nodes as n1,n4 or n[1-10]", "%v", err)
 	}
 	if s.Name == "" {
-		s.Name = path.Base(s.Argv[0])
+		s.Name = path.Base(api.DecodeText(s.Argv[0]))
 		s.Name = strings.ToValidUTF8(s.Name[:min(len(s.Name), maxName)], "")
 	}
 	return s, on, nil
@@ -91,15 +104,15 @@ func checkStrings(s api.JobSpec) error {
 		what := "an argument"
 		if i >= len(s.Argv) {
 			what = "an environment variable"
-			if k := strings.IndexByte(v, '='); k <= 0 {
+			if k := strings.IndexByte(api.DecodeText(v), '='); k <= 0 {
 				return invalid("", "environment entry %.40q is not KEY=value", v)
 			}
 		}
-		if strings.IndexByte(v, 0) >= 0 {
+		if strings.IndexByte(api.DecodeText(v), 0) >= 0 {
 			return invalid("", "%s holds a zero byte: %.40q", what, v)
 		}
 		if !utf8.ValidString(v) {
-			return invalid("", "%s is not UTF-8: %.40q", what, v)
+			return invalid("write it as U+0000 and its base64", "%s is not UTF-8: %.40q", what, v)
 		}
 		if len(v) > maxString {
 			return tooLarge("put it into a file and send that: --send FILE", "%s has %d bytes; Linux takes at most %d", what, len(v), maxString)
@@ -111,6 +124,98 @@ func checkStrings(s api.JobSpec) error {
 			"arguments and environment have %d bytes together; at most %d are taken", total, maxStrings)
 	}
 	return nil
+}
+
+// checkPaths refuses paths that are none, and one file for the output of several tasks.
+func checkPaths(s api.JobSpec) error {
+	for _, p := range []struct{ what, path string }{{"working directory", s.Dir}, {"output file", s.Output}, {"file for errors", s.Errors}} {
+		at := api.DecodeText(p.path)
+		switch {
+		case p.path == "":
+		case len(at) > maxPath:
+			return tooLarge("", "the path of the %s has %d bytes; Linux takes at most %d", p.what, len(at), maxPath)
+		case !path.IsAbs(at) || at != path.Clean(at) || strings.IndexByte(at, 0) >= 0:
+			return invalid("name it from / on", "%s %q is not a clean absolute path", p.what, at)
+		case p.path != s.Dir && s.Tasks > 1 && taskFile(p.path, 1, 0) == taskFile(p.path, 1, 1):
+			return invalid("put the task's number into its name: -o out-%t", "%d tasks would write over each other in %s", s.Tasks, at)
+		}
+	}
+	for _, f := range s.Fetch {
+		at := api.DecodeText(f)
+		if at == "" || at != path.Clean(at) || path.IsAbs(at) || at == "." || at == ".." || strings.HasPrefix(at, "../") || strings.IndexByte(at, 0) >= 0 {
+			return invalid("name files below the working directory", "file to fetch %q is not a clean relative path", at)
+		}
+	}
+	return nil
+}
+
+// settleDir decides where a job works: in its user's folder, where a share has that. In a
+// cluster without shares every job works in private folders.
+func settleDir(s api.JobSpec, shares []string) (api.JobSpec, error) {
+	for _, p := range []struct{ flag, path string }{{"-o", s.Output}, {"-e", s.Errors}} {
+		if at := api.DecodeText(p.path); at != "" && !inShare(at, shares) {
+			return s, invalid(
+				"name a file on a share (muster share list); without "+p.flag+" the head keeps the output of a detached job: muster job logs",
+				"%s %s: no share has that folder, so no node can write there", p.flag, at)
+		}
+	}
+	if s.Private || s.Dir == "" || len(shares) == 0 {
+		s.Private = true
+		return s, nil
+	}
+	if dir := api.DecodeText(s.Dir); !inShare(dir, shares) {
+		return s, invalid(
+			"cd to a folder on a share ("+strings.Join(shares[:min(len(shares), 4)], ", ")+"), let an administrator share this one (muster share add "+dir+
+				"), send the files that it needs (--send FILE), or do without this folder (--private)",
+			"%s is in no share, so the command would not find this folder on a node", dir)
+	}
+	return s, nil
+}
+
+// inShare tells whether one of the shares has a path.
+func inShare(path string, shares []string) bool { return shareOf(path, shares) != "" }
+
+// shareOf is the share that a path lies in, the innermost one; "": none.
+func shareOf(path string, shares []string) string {
+	found := ""
+	for _, s := range shares {
+		if (path == s || strings.HasPrefix(path, s+"/")) && len(s) > len(found) {
+			found = s
+		}
+	}
+	return found
+}
+
+// sharesOf are the shares that the tasks of a job work in.
+func (js *jobs) sharesOf(j *job) []string {
+	if js.cfg.Shares == nil {
+		return nil
+	}
+	var places, found []string
+	if !j.spec.Private {
+		places = append(places, j.spec.Dir)
+	}
+	all := js.cfg.Shares()
+	for _, p := range append(places, j.spec.Output, j.spec.Errors) {
+		if s := shareOf(api.DecodeText(p), all); s != "" && !slices.Contains(found, s) {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// usersOf are the jobs that have not ended and work in a share, by number.
+func (js *jobs) usersOf(share string) []uint64 {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	var ids []uint64
+	for id, j := range js.jobs {
+		if !j.state.Ended() && slices.Contains(js.sharesOf(j), share) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 func checkFiles(files []api.SentFile) error {
@@ -147,6 +252,13 @@ func isSHA256(s string) bool {
 func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (api.Job, error) {
 	spec, on, err := checkSpec(spec)
 	if err != nil {
+		return api.Job{}, err
+	}
+	var shares []string
+	if js.cfg.Shares != nil {
+		shares = js.cfg.Shares()
+	}
+	if spec, err = settleDir(spec, shares); err != nil {
 		return api.Job{}, err
 	}
 	nodes := js.cfg.Fleet.Snapshot()

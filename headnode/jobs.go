@@ -28,6 +28,9 @@ type jobsConfig struct {
 	// not call this package's job side.
 	NodeTrouble func(node string) string
 
+	// Shares lists the paths of the cluster's shares. nil: there are none.
+	Shares func() []string
+
 	MinFree      int64         // bytes of disk that output leaves free; 0: 64 MiB
 	KeepBytes    int64         // output of ended jobs that is kept; 0: 8 GiB
 	KeepJobs     int           // ended jobs whose output is kept; 0: 10,000
@@ -189,6 +192,9 @@ func (js *jobs) equip(j *job) {
 	j.feed = &feed{}
 	if j.spec.Stdin {
 		j.relay = newRelay(len(j.tasks), j.feed)
+		for i := 1; j.spec.StdinFirst && i < len(j.tasks); i++ {
+			j.relay.shut(i)
+		}
 	}
 }
 
@@ -381,7 +387,7 @@ const queueDepth = 2000
 func (js *jobs) requestsOf() []scheduler.Request {
 	var queue []scheduler.Request
 	for _, j := range js.waiting[:min(len(js.waiting), queueDepth)] {
-		r := scheduler.Request{Job: j.id, Cores: j.spec.Cores, MemMiB: j.spec.MemMiB, Spread: j.spec.Spread, On: j.on}
+		r := scheduler.Request{Job: j.id, Cores: j.spec.Cores, MemMiB: j.spec.MemMiB, Spread: j.spec.Spread, On: j.on, Shares: js.sharesOf(j)}
 		for i := range j.tasks {
 			switch t := &j.tasks[i]; {
 			case t.phase == phaseQueued:

@@ -65,6 +65,28 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+// TestNoUserland: a node whose image has no userland runs what names it, and
+// what does not says why it waits.
+func TestNoUserland(t *testing.T) {
+	r := newRig(t, "n1", "n3")
+	bare := func(yes bool) { r.fleet.set("n3", func(n *scheduler.Node) { n.NoUserland = yes }) }
+	bare(true)
+	if got := r.run(api.JobSpec{Argv: []string{"where"}, On: "n3"}, client.RunOptions{}); got.err != nil || !strings.HasPrefix(got.out.String(), "n3") {
+		t.Errorf("a task that names n3 ran at %q, %v", got.out.String(), got.err)
+	}
+	if got := r.run(api.JobSpec{Argv: []string{"where"}}, client.RunOptions{}); got.err != nil || !strings.HasPrefix(got.out.String(), "n1") {
+		t.Errorf("a task that names no node ran at %q, %v", got.out.String(), got.err)
+	}
+	r.fleet.set("n1", func(n *scheduler.Node) { n.Ready, n.Reason = false, "paused" })
+	j := r.submit(api.JobSpec{Argv: []string{"where"}, Detached: true})
+	const why = "waits: n1 paused, n3 has no userland: only tasks that name it (--on n3) run there"
+	r.until(j.ID, "waiting for a node with userland", func(j api.Job) bool { return j.Reason == why })
+	bare(false) // it booted another image
+	if j := r.ended(j.ID); j.State != api.JobFinished || j.Tasks[0].Node != "n3" {
+		t.Errorf("the job that waited is %s at %s", j.State, j.Tasks[0].Node)
+	}
+}
+
 func TestSubmitRefuses(t *testing.T) {
 	r := newRig(t, "n1", "n2")
 	big := strings.Repeat("x", maxString+1)

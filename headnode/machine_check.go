@@ -140,6 +140,11 @@ func cleanHeartbeat(hb *api.Heartbeat) {
 		cleanSoftware(hb.Software)
 	}
 	hb.Tasks = hb.Tasks[:min(len(hb.Tasks), maxHeldTasks)]
+	hb.Mounts = hb.Mounts[:min(len(hb.Mounts), maxShares)]
+	for i := range hb.Mounts {
+		m := &hb.Mounts[i]
+		m.State, m.Reason = cleanText(m.State), cleanStage(m.Reason)
+	}
 	l := &hb.Load
 	for _, v := range []*float64{&l.Runnable, &l.CPUBusy, &l.MemPressure, &l.UptimeSecond} {
 		if !(*v >= 0) {

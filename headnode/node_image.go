@@ -11,7 +11,7 @@ import (
 	"muster/images"
 )
 
-// nodeImages is what nodes need of the image store. *Images implements it. The first two
+// nodeImages is what nodes need of the image store. *Images implements it. All but the last
 // may be called while Nodes is locked.
 type nodeImages interface {
 	// forNode is the image that ref stands for: a name, an image ID, or "" for the
@@ -19,6 +19,8 @@ type nodeImages interface {
 	forNode(ref string) (images.Manifest, bool)
 	// nameOf is the name of a published image.
 	nameOf(id string) (string, bool)
+	// kexecPolicy is which machines start a published image when they join with another one.
+	kexecPolicy(id string) api.KexecPolicy
 	// whileKept calls f with the image that a person's ref names, and with what of it
 	// is kept in a node's record. The image is not removed meanwhile.
 	whileKept(ref string, f func(m images.Manifest, kept string) error) error
@@ -51,6 +53,8 @@ func (n *Nodes) imageOf(m *machine) api.NodeImage {
 func imageHint(v api.Node) string {
 	what := cmp.Or(v.Name, v.MAC)
 	switch {
+	case v.Kexec != nil && v.Kexec.Error != "":
+		return fmt.Sprintf("image %s was not started by kexec: %s; it goes on with the one of its medium", shortID(v.Kexec.ImageID), v.Kexec.Error)
 	case v.Image.Missing:
 		return fmt.Sprintf("its image %s is not published: publish it (muster image publish DIR), or choose another: muster node image %s IMAGE",
 			shortID(v.Image.Assigned), what)
@@ -147,6 +151,14 @@ func (n *Nodes) assign(ctx context.Context, actor string, refs []string, image i
 		n.cfg.Log.Info("image of a node changed", "node", m.Name, "mac", m.mac(), "image", cmp.Or(kept, "default"), "actor", actor)
 	}
 	return nodes, nil
+}
+
+// checkImage tells whether there is an image that ref names; "" is the default.
+func (n *Nodes) checkImage(ref string) error {
+	if ref == "" || n.images == nil {
+		return nil
+	}
+	return n.images.whileKept(ref, func(images.Manifest, string) error { return nil })
 }
 
 // imageTargets are the machines that may have an image of their own, each

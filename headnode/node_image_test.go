@@ -396,3 +396,32 @@ func TestUserlandIsPublished(t *testing.T) {
 		t.Error("the userland of a published image counts as unused")
 	}
 }
+
+// TestConfigHasImages: export and import carry which image is a machine's own.
+func TestConfigHasImages(t *testing.T) {
+	w := newImageWorld(t)
+	w.mustAssign("gpu", "n1")
+	doc, err := w.h.Settings.Export()
+	if err != nil || !strings.Contains(string(doc), "image: gpu") {
+		t.Fatalf("Export = %s, %v", doc, err)
+	}
+	other := newImageWorld(t)
+	if _, err := other.h.Nodes.Remove(t.Context(), "root", "n1"); err != nil {
+		t.Fatal(err)
+	}
+	bad := strings.Replace(string(doc), "image: gpu", "image: nosuch", 1)
+	err = other.h.Settings.Import(t.Context(), "root", []byte(bad))
+	if api.CodeOf(err) != api.CodeInvalid || !strings.Contains(err.Error(), "machine 1 of the configuration: no image is called nosuch; publish that image first") {
+		t.Errorf("importing an unknown image = %v", err)
+	}
+	if got := len(other.h.Nodes.List()); got != 0 {
+		t.Errorf("an import that was refused left %d machines", got)
+	}
+	if err := other.h.Settings.Import(t.Context(), "root", doc); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := other.h.Nodes.Find("n1"); err != nil || v.State != api.NodeDeclared || v.Image.Assigned != "gpu" {
+		t.Errorf("the imported machine is %+v, %v", v, err)
+	}
+	other.wantBoot(mac1, "gpu1")
+}

@@ -104,7 +104,11 @@ func (n *Nodes) Join(ctx context.Context, key string, s agentSession, req api.Jo
 	if err != nil {
 		return api.JoinReply{}, recordError(err)
 	}
-	return n.replyTo(m, d.state, !s.node), nil
+	reply := n.replyTo(m, d.state, !s.node)
+	if d.state == api.JoinApproved && s.node {
+		reply.Boot = n.kexec(ctx, m, &req)
+	}
+	return reply, nil
 }
 
 // machineFor finds or makes the machine that a key stands for.

@@ -20,6 +20,8 @@ func (m *machine) preparing() string {
 		return ""
 	case m.said != "":
 		return m.said
+	case m.starting != "":
+		return m.starting
 	case lacksUserland(m.runs):
 		return "its userland is not there yet"
 	}
@@ -69,8 +71,11 @@ func stageTopic(stage string) string {
 
 // stageOf is the step of a boot that a stage belongs to.
 func stageOf(stage string) api.BootStage {
-	if strings.HasPrefix(stage, "userland") {
+	switch {
+	case strings.HasPrefix(stage, "userland"):
 		return api.StageUserland
+	case strings.HasPrefix(stage, "kexec"):
+		return api.StageKexec
 	}
 	return api.StagePreparing
 }

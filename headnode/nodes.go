@@ -43,21 +43,23 @@ type agentWire interface {
 // machineRecord is what is durable of a machine. A machine that only booted
 // or is pending has none; its agent or firmware asks again.
 type machineRecord struct {
-	Schema     int            `json:"schema"`
-	State      api.NodeState  `json:"state"` // ready (a node), declared, rejected; else not durable
-	Name       string         `json:"name,omitempty"`
-	Admin      api.AdminState `json:"admin,omitempty"`
-	Weight     int            `json:"weight"`
-	Key        string         `json:"key,omitempty"` // public nkey of the session that was let in
-	BootID     string         `json:"boot_id,omitempty"`
-	Identity   api.Identity   `json:"identity,omitempty"`
-	FixedIP    string         `json:"fixed_ip,omitempty"`
-	Image      string         `json:"image,omitempty"` // of its own, a name or an ID; "": the default
-	Hardware   api.Hardware   `json:"hardware"`
-	Software   api.Software   `json:"software"`
-	By         string         `json:"by,omitempty"` // who approved, declared or rejected it
-	FirstHeard time.Time      `json:"first_heard,omitzero"`
-	Since      time.Time      `json:"since,omitzero"`
+	Schema   int            `json:"schema"`
+	State    api.NodeState  `json:"state"` // ready (a node), declared, rejected; else not durable
+	Name     string         `json:"name,omitempty"`
+	Admin    api.AdminState `json:"admin,omitempty"`
+	Weight   int            `json:"weight"`
+	Key      string         `json:"key,omitempty"` // public nkey of the session that was let in
+	BootID   string         `json:"boot_id,omitempty"`
+	Identity api.Identity   `json:"identity,omitempty"`
+	FixedIP  string         `json:"fixed_ip,omitempty"`
+	Image    string         `json:"image,omitempty"` // of its own, a name or an ID; "": the default
+	// Kexec is a start of another image that has not ended well; nil: there is none.
+	Kexec      *kexecRecord `json:"kexec,omitempty"`
+	Hardware   api.Hardware `json:"hardware"`
+	Software   api.Software `json:"software"`
+	By         string       `json:"by,omitempty"` // who approved, declared or rejected it
+	FirstHeard time.Time    `json:"first_heard,omitzero"`
+	Since      time.Time    `json:"since,omitzero"`
 }
 
 // machine is a machine or node as the head knows it now.
@@ -73,6 +75,7 @@ type machine struct {
 	stage     string // what a booting machine does, as far as the head saw it
 	said      string // what it says that it does before it can take tasks
 	noted     string // that, as it is in its timeline
+	starting  string // "kexec: image NAME" while it was told to start another image
 	arriving  bool   // it was let in or prepares, and has not been ready since
 	speed     float64
 	load      api.Load
@@ -86,6 +89,12 @@ type machine struct {
 	waitsFor  string        // id of the node with its address, which it may replace
 	waitWhy   string        // for its screen, while it is pending
 	log       kernelLog
+	mounts    []api.MountStatus // its shares, as it says
+	// config is the configuration that it has, configFlying whether one is on its way,
+	// and configNext when it may be sent again.
+	config       uint64
+	configFlying bool
+	configNext   time.Time
 	// softwareSaved is when its record followed runs last.
 	softwareSaved time.Time
 }
@@ -109,7 +118,9 @@ type nodesConfig struct {
 	Rejoin func(ip string) rejoinPolicy
 	// FilesPort is where contents are served by hash; 0: nowhere.
 	FilesPort int
-	Log       *slog.Logger
+	// BootCmdline adds to the command line of an image how its agent finds this head, with {host} for the head's address.
+	BootCmdline func(image, id string) string
+	Log         *slog.Logger
 }
 
 // Nodes knows every machine and node, lets them in and watches over them.
@@ -119,6 +130,13 @@ type Nodes struct {
 	wire    agentWire  // set before anything joins
 	sink    taskSink   // set before anything joins
 	images  nodeImages // set before anything joins; nil: there are none
+	// mountsOf are the shares of a node; set before anything joins; nil: there are none.
+	mountsOf func(shareNode) []api.NodeMount
+	configs  chan struct{} // gets a token when configurations are to be sent at once
+
+	texts         configTexts // guarded by mu
+	textsRead     time.Time   // guarded by mu
+	configsFlying int         // guarded by mu
 
 	// changes is held through a change that is recorded, from the decision
 	// to the moment it is visible; it is taken before mu, and mu is not held
@@ -143,7 +161,7 @@ func newNodes(cfg nodesConfig) (*Nodes, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	n := &Nodes{
-		cfg: cfg, changed: make(chan struct{}, 1),
+		cfg: cfg, changed: make(chan struct{}, 1), configs: make(chan struct{}, 1),
 		machines: map[string]*machine{}, byKey: map[string]*machine{}, interval: minHeartbeat,
 	}
 	now := cfg.Now()
@@ -295,7 +313,11 @@ func (n *Nodes) Heard(key string, hb api.Heartbeat) (name string, ok bool) {
 	if hb.Speed > 0 {
 		m.speed = hb.Speed
 	}
-	more := changedLoad(m.load, hb.Load)
+	more := changedLoad(m.load, hb.Load) || !slices.Equal(m.mounts, hb.Mounts)
+	m.mounts = hb.Mounts
+	if !m.configFlying {
+		m.config = hb.ConfigVersion
+	}
 	m.load, m.said = hb.Load, hb.Stage
 	if hb.Software != nil {
 		hb.Software.Protocol = m.runs.Protocol // that of its connection, which was checked
@@ -367,11 +389,22 @@ func (n *Nodes) Snapshot() []scheduler.Node {
 			Name: m.Name, Ready: ready, Reason: reason,
 			Cores: m.Hardware.Cores, Speed: m.speed, Weight: m.Weight,
 			MemMiB: mem, MemFree: m.load.MemFreeMiB, Runnable: m.load.Runnable,
-			NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
+			Shares: mountedPaths(m.mounts), NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
 		})
 	}
 	slices.SortFunc(list, func(a, b scheduler.Node) int { return api.CompareNames(a.Name, b.Name) })
 	return list
+}
+
+// mountedPaths are the shares that tasks of a node can use.
+func mountedPaths(list []api.MountStatus) []string {
+	var paths []string
+	for _, m := range list {
+		if m.State == "mounted" || m.State == "stalled" {
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths
 }
 
 // takesTasks tells whether a node takes tasks now, or why not.
@@ -470,7 +503,7 @@ func (n *Nodes) view(m *machine) api.Node {
 			v.Stage = ""
 		}
 	}
-	v.Image = n.imageOf(m)
+	v.Image, v.Kexec = n.imageOf(m), kexecState(m)
 	v.Hint = hintFor(v, m.waitWhy)
 	return v
 }

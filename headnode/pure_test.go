@@ -171,7 +171,8 @@ func TestAdvice(t *testing.T) {
 		"pending":                {at(api.StagePending, time.Hour, ""), "muster node approve " + mac1},
 		"after DHCP, firmware":   {at(api.StageDHCP, time.Minute, "bios"), "TFTP (69/udp"},
 		"after DHCP, iPXE":       {at(api.StageDHCP, time.Minute, "ipxe"), "port 80/tcp"},
-		"after the loader":       {at(api.StageLoader, time.Minute, "uefi"), "Secure Boot"},
+		"after the loader":       {at(api.StageLoader, time.Minute, "uefi"), "before it asked for the script"},
+		"after a UKI":            {at(api.StageLoader, time.Minute, "http"), "enroll the certificate"},
 		"after the script":       {at(api.StageScript, time.Minute, "ipxe"), "7480/tcp"},
 		"after the kernel":       {at(api.StageKernel, 2*time.Minute, "ipxe"), "slow or broken"},
 		"after the initramfs":    {at(api.StageInitramfs, 2*time.Minute, "ipxe"), "no driver for the network card"},
@@ -235,6 +236,7 @@ func FuzzJoinRequest(f *testing.F) {
 	f.Add(seed)
 	f.Add([]byte(`{"hardware":{"macs":["52:54:00:00:00:01","x",""],"uuid":"\u001b","cpu_model":"\u001b[31m\u0000é","cores":-4},"ip":"fe80::1%eth0"}`))
 	f.Add([]byte(`{"speed":1e400}`))
+	f.Add([]byte(`{"stage":"\u0000\u001b","software":{"userland":"../x","userland_wanted":"AB"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var req api.JoinRequest
 		if json.Unmarshal(data, &req) != nil {
@@ -242,7 +244,7 @@ func FuzzJoinRequest(f *testing.F) {
 		}
 		cleanFacts(&req)
 		hw, sw := req.Hardware, req.Software
-		for _, s := range []string{req.BootID, hw.Vendor, hw.Product, hw.Arch, hw.CPUModel, hw.Firmware, sw.Agent, sw.Kernel, sw.ImageID, sw.RuntimeID, sw.Medium} {
+		for _, s := range []string{req.BootID, hw.Vendor, hw.Product, hw.Arch, hw.CPUModel, hw.Firmware, sw.Agent, sw.Kernel, sw.ImageID, sw.RuntimeID, sw.Medium, sw.Userland, sw.UserlandWanted, req.Stage} {
 			if len(s) > maxText || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				t.Fatalf("text %q is left", s)
 			}
@@ -255,9 +257,59 @@ func FuzzJoinRequest(f *testing.F) {
 		if diff := cmp.Diff(req, again); diff != "" {
 			t.Fatalf("cleaning again changes something (-want +got):\n%s", diff)
 		}
+		var said struct{ Stage string }
+		if json.Unmarshal(data, &said) == nil && said.Stage != "" && req.Stage == "" {
+			t.Fatal("a stage that cannot be shown is none")
+		}
+		hb := api.Heartbeat{Stage: req.Stage, Software: &sw}
+		cleanHeartbeat(&hb)
+		if hb.Stage != req.Stage || *hb.Software != sw {
+			t.Fatalf("a heartbeat is cleaned in another way: %+v", hb)
+		}
 		rec, err := json.Marshal(machineRecord{Hardware: hw, Software: sw})
 		if err != nil || len(rec) > 16<<10 {
 			t.Fatalf("record of %d bytes, %v", len(rec), err)
 		}
 	})
+}
+
+func TestSettleDir(t *testing.T) {
+	shares := []string{"/home", "/srv/data"}
+	for name, c := range map[string]struct {
+		spec    api.JobSpec
+		shares  []string
+		private bool
+		err     string
+	}{
+		"in a share":             {api.JobSpec{Dir: "/home/alice"}, shares, false, ""},
+		"the share itself":       {api.JobSpec{Dir: "/srv/data"}, shares, false, ""},
+		"beside it":              {api.JobSpec{Dir: "/srv/database"}, shares, false, "/srv/database is in no share"},
+		"in none, asked for":     {api.JobSpec{Dir: "/root", Private: true}, shares, true, ""},
+		"no shares at all":       {api.JobSpec{Dir: "/root"}, nil, true, ""},
+		"nowhere":                {api.JobSpec{}, shares, true, ""},
+		"not UTF-8":              {api.JobSpec{Dir: api.EncodeText("/home/\xff")}, shares, false, ""},
+		"output in a share":      {api.JobSpec{Dir: "/root", Private: true, Output: "/home/alice/log"}, shares, true, ""},
+		"output in none":         {api.JobSpec{Dir: "/home/alice", Output: "/tmp/log"}, shares, false, "-o /tmp/log: no share has that folder"},
+		"errors without a share": {api.JobSpec{Dir: "/root", Errors: "/tmp/log"}, nil, false, "-e /tmp/log: no share has that folder"},
+	} {
+		got, err := settleDir(c.spec, c.shares)
+		switch {
+		case c.err != "":
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: %v, want %q", name, err, c.err)
+			}
+		case err != nil || got.Private != c.private:
+			t.Errorf("%s: private %v, %v", name, got.Private, err)
+		}
+	}
+}
+
+func TestTaskFile(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "/home/a": "/home/a", "/home/%j-%t.out": "/home/17-3.out", "/h/100%%": "/h/100%", api.EncodeText("/\xff%t"): api.EncodeText("/\xff3"),
+	} {
+		if got := taskFile(in, 17, 3); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
 }

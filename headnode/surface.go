@@ -52,7 +52,19 @@ type imageStore interface {
 	// Manifest, SetDefault and Remove take a name, an image ID or a unique prefix of one.
 	Manifest(ref string) ([]byte, error)
 	SetDefault(ctx context.Context, actor, ref string) (api.Image, error)
+	// Set changes what is set of an image.
+	Set(ctx context.Context, actor, ref string, s api.ImageSettings) (api.Image, error)
 	Remove(ctx context.Context, actor, ref string) error
+}
+
+// shareAdmin is *Shares.
+type shareAdmin interface {
+	// List is by path.
+	List() []api.Share
+	// Show, as Remove, finds a share by its path.
+	Show(path string) (api.Share, error)
+	Add(ctx context.Context, actor string, req api.ShareRequest) (api.Share, error)
+	Remove(ctx context.Context, actor, path string) error
 }
 
 // settings is *Settings.

@@ -41,9 +41,6 @@ func (d *Definition) Check() error {
 	add(checkMirror(d.Mirror))
 	add(checkKernel(d.Kernel))
 	add(checkModules(d))
-	if d.Modules.Rest == RestFetch && !d.HasUserland() {
-		add(errors.New("modules: rest: fetch needs a userland, which has the index of all modules; give packages, or leave rest out"))
-	}
 	for _, g := range d.Firmware {
 		add(checkGroup("firmware", g, groupNames(FirmwareGroups(), func(g FirmwareGroup) string { return g.Name })))
 	}
@@ -108,11 +105,7 @@ func checkModules(d *Definition) error {
 			errs = append(errs, fmt.Errorf("modules: names: %q cannot be the name of a kernel module%s", name, d.Where("modules.names", name)))
 		}
 	}
-	rest, rests := d.Modules.Rest, []string{RestFetch, RestNone}
-	if rest != "" && !slices.Contains(rests, rest) {
-		errs = append(errs, fmt.Errorf("modules: rest: %q%s; can be: %s", rest, didYouMean(rest, rests), strings.Join(rests, ", ")))
-	}
-	return errors.Join(append(errs, checkOptions(d))...)
+	return errors.Join(append(errs, checkOptions(d), checkRest(d))...)
 }
 
 // checkOptions looks for what modprobe.d(5) would read otherwise.
@@ -131,6 +124,18 @@ func checkOptions(d *Definition) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkRest looks at what becomes of the modules that joining does not need.
+func checkRest(d *Definition) error {
+	rest, rests := d.Modules.Rest, []string{RestFetch, RestNone}
+	switch {
+	case rest != "" && !slices.Contains(rests, rest):
+		return fmt.Errorf("modules: rest: %q%s; can be: %s", rest, didYouMean(rest, rests), strings.Join(rests, ", "))
+	case rest == RestFetch && !d.HasUserland():
+		return errors.New("modules: rest: fetch needs a userland, which has the index of all modules; give packages, or leave rest out")
+	}
+	return nil
 }
 
 func groupNames[G any](groups []G, name func(G) string) []string {

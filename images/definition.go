@@ -147,7 +147,7 @@ func ownerID(s string) (uint32, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
-		return 0, fmt.Errorf("%q is neither a number nor root; an image has no other users", s)
+		return 0, fmt.Errorf("%q is neither a number nor root; give its number", s)
 	}
 	return uint32(n), nil
 }

@@ -50,7 +50,7 @@ func TestParseErrors(t *testing.T) {
 		"a list":           {"- a\n", "d.yaml:1:1: sequence was used where mapping is expected"},
 		"two documents":    {"name: a\n---\nname: b\n", "d.yaml: has 2 YAML documents; a definition is one"},
 		"bad mode":         {"files:\n- path: /x\n  mode: 0888\n", "d.yaml:3:9: mode 0888 is not an octal number from 0 to 7777, such as 0644"},
-		"bad owner":        {"files:\n- path: /x\n  owner: www-data\n", `d.yaml:3:10: owner www-data: "www-data" is neither a number nor root; an image has no other users`},
+		"bad owner":        {"files:\n- path: /x\n  owner: www-data\n", `d.yaml:3:10: owner www-data: "www-data" is neither a number nor root; give its number`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse("d.yaml", []byte(c.text))

@@ -3,6 +3,8 @@ package images
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -38,16 +40,34 @@ func TestDocumentedExample(t *testing.T) {
 	if len(d.Modules.Groups) != len(base.Modules.Groups)+1 || len(d.Files) != 2 || len(d.GoCommands) != 2 {
 		t.Errorf("the example is %+v", d)
 	}
-	// Every key is in the example.
-	for _, key := range []string{
-		"name", "from", "arch", "suite", "mirror", "keyring", "package", "cmdline", "groups", "names", "firmware", "commands",
-		"go-commands", "path", "content", "source", "mode", "owner", "packages",
-		"media", "site", "head", "pin", "label", "console",
-	} {
-		if !strings.Contains(example, key+":") {
-			t.Errorf("the example does not show %s", key)
+}
+
+// TestEveryKeyIsDocumented looks for each key of a definition, as a key in one of the page's
+// examples or by its name in a table.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	page := definitionPage(t)
+	var walk func(at string, typ reflect.Type)
+	walk = func(at string, typ reflect.Type) {
+		for typ.Kind() == reflect.Slice || typ.Kind() == reflect.Map || typ.Kind() == reflect.Pointer {
+			typ = typ.Elem()
+		}
+		if typ.Kind() != reflect.Struct {
+			return
+		}
+		for f := range typ.Fields() {
+			key := f.Tag.Get("yaml")
+			if key == "" || key == "-" {
+				continue
+			}
+			shown := regexp.MustCompile("(?m)(^[-# ]*|[{,] ?)" + key + ":|`" + key + "(`|: )|`[a-z]+\\." + key + "`")
+			if !shown.MatchString(page) {
+				t.Errorf("docs/definition.md does not show the key %s%s", at, key)
+			}
+			walk(at+key+".", f.Type)
 		}
 	}
+	walk("", reflect.TypeFor[Definition]())
+	walk("sysctls.", reflect.TypeFor[sysctlForm]())
 }
 
 // TestDocumentedGroups compares the tables of docs/definition.md with the code.

@@ -32,6 +32,7 @@ const (
 	RoleLoader   Role = "loader"   // network boot programs
 	RoleFirmware Role = "firmware" // files for devices
 	RoleMedium   Role = "medium"   // boot loaders of CDs and sticks
+	RoleUKI      Role = "uki"      // boot stub of UEFI programs
 	RoleUserland Role = "userland" // programs that tasks see
 )
 
@@ -41,6 +42,10 @@ const (
 func MediumPackages() []string {
 	return []string{"grub-efi-amd64-signed", "isolinux", "shim-helpers-amd64-signed", "shim-signed", "syslinux-common"}
 }
+
+// UKIPackages are the packages with the boot stub of a UKI. A lock has them like
+// [MediumPackages].
+func UKIPackages() []string { return []string{"systemd-boot-efi"} }
 
 // Lock pins every package that an image is built from. Two builds from one
 // lock take the same packages, wherever and whenever they run. It is kept beside the

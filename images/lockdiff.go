@@ -53,6 +53,9 @@ type Request struct {
 	Packages []string `json:"packages"`
 	// Userland are its sources in their order, in words.
 	Userland []string `json:"userland,omitempty"`
+	// Loaders are the packages with boot loaders, which a muster decides and not a definition.
+	// A lock of an early muster has none.
+	Loaders []string `json:"loaders,omitempty"`
 }
 
 // Request returns what d asks of the package archive.
@@ -60,6 +63,7 @@ func (d *Definition) Request() Request {
 	return Request{
 		Arch: d.Arch, Suite: d.Suite, Kernel: d.Kernel.Package, Firmware: d.Firmware,
 		Packages: d.AllPackages(), Userland: d.sourcesAsked(),
+		Loaders: slices.Concat(MediumPackages(), UKIPackages()),
 	}
 }
 
@@ -69,9 +73,9 @@ func (r Request) Hash() string {
 	return hashJSON(struct {
 		Arch, Suite, Kernel string
 		Firmware, Packages  []string
-		Loaders             []string // of media, which every lock has
+		Loaders             []string
 		Userland            []string `json:",omitempty"`
-	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, MediumPackages(), r.Userland})
+	}{r.Arch, r.Suite, r.Kernel, r.Firmware, r.Packages, r.Loaders, r.Userland})
 }
 
 // Against says in words what r asks for that other does not, and the reverse.
@@ -107,5 +111,6 @@ func (r Request) Against(other Request) string {
 	list("firmware", r.Firmware, other.Firmware)
 	list("packages", r.Packages, other.Packages)
 	list("userland", r.Userland, other.Userland)
+	list("boot loaders", r.Loaders, other.Loaders)
 	return strings.Join(parts, "; ")
 }

@@ -44,6 +44,8 @@ const (
 	KindSBOM      ArtifactKind = "sbom"     // what is in the image, SPDX 2.3
 	KindSources   ArtifactKind = "sources"  // where the sources of it are
 	KindISO       ArtifactKind = "iso"      // hybrid file for CD and USB stick
+	KindUKI       ArtifactKind = "uki"      // UEFI program with kernel, command line and initramfs
+	KindIMG       ArtifactKind = "img"      // disk with that program
 	KindUserland  ArtifactKind = "userland" // squashfs that tasks see
 	KindModules   ArtifactKind = "modules"  // tar of all modules of the kernel, of which nodes fetch single ones
 )
@@ -70,7 +72,12 @@ type Artifact struct {
 
 	// Site is where the site segment of a medium is. It may be rewritten at any
 	// time, so SHA256 is that of the file with zero bytes in this place.
+	// What is signed has none: the signature covers it.
 	Site *Range `json:"site,omitempty"`
+
+	// Signer is the SHA-256 of the certificate, in DER, of the key that signed a UKI, or that on a disk, for
+	// Secure Boot. It has no influence on the image ID.
+	Signer string `json:"signer,omitempty"`
 }
 
 // Range is a part of a file, in bytes.
@@ -79,10 +86,13 @@ type Range struct {
 	Size   int64 `json:"size"`
 }
 
-// Netboot returns the manifest without the artifacts of media, which no head serves.
+// Netboot returns the manifest without the artifacts of media, which no head serves. A UKI
+// that is signed stays: UEFI HTTP boot takes it.
 func (m *Manifest) Netboot() *Manifest {
 	n := *m
-	n.Artifacts = slices.DeleteFunc(slices.Clone(m.Artifacts), func(a Artifact) bool { return a.Kind == KindISO })
+	n.Artifacts = slices.DeleteFunc(slices.Clone(m.Artifacts), func(a Artifact) bool {
+		return a.Kind == KindISO || a.Kind == KindIMG || a.Kind == KindUKI && a.Signer == ""
+	})
 	return &n
 }
 
@@ -169,6 +179,8 @@ func (a Artifact) check() error {
 		return fmt.Errorf("artifact %s: sha256 %q is no SHA-256", a.Name, a.SHA256)
 	case a.Site != nil && (a.Site.Offset < 0 || a.Site.Size <= 0 || a.Site.Size > a.Size || a.Site.Offset > a.Size-a.Site.Size):
 		return fmt.Errorf("artifact %s: its site segment is not in it", a.Name)
+	case a.Signer != "" && !sha256RE.MatchString(a.Signer):
+		return fmt.Errorf("artifact %s: signer %q is no SHA-256", a.Name, a.Signer)
 	case a.Kind == KindUserland && int64(len(a.ChunksSHA256)) != (a.Size+ChunkSize-1)/ChunkSize:
 		return fmt.Errorf("artifact %s: %d bytes have %d chunk hashes", a.Name, a.Size, len(a.ChunksSHA256))
 	}

@@ -10,12 +10,14 @@ import (
 )
 
 // Media are the media that a definition may ask for.
-func Media() []string { return []string{MediumNetboot, MediumISO} }
+func Media() []string { return []string{MediumNetboot, MediumISO, MediumUKI, MediumIMG} }
 
 // The media of images.
 const (
 	MediumNetboot = "netboot" // boot programs for network boot
 	MediumISO     = "iso"     // one file for CD and USB stick
+	MediumUKI     = "uki"     // one UEFI program, which a site can sign
+	MediumIMG     = "img"     // a disk with that program; made for who names it
 )
 
 // Site is what a medium tells the machines that boot from it: it is in the site
@@ -128,10 +130,10 @@ func checkMedia(media []string) error {
 }
 
 // Wants says whether d asks for a medium, and whether it does so by name: who names
-// none wants all that can be made.
+// none wants all that can be made, but for the disk, which holds nothing that the UKI does not.
 func (d *Definition) Wants(medium string) (wanted, named bool) {
 	if d.Media == nil {
-		return true, false
+		return medium != MediumIMG, false
 	}
 	named = slices.Contains(d.Media, medium)
 	return named, named

@@ -1,8 +1,10 @@
 package images
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -150,7 +152,7 @@ func (d *Definition) Stack() []Source {
 		}
 	}
 	var out []Source
-	packages := Source{Packages: d.AllPackages()}
+	packages := Source{Packages: append([]string{}, d.AllPackages()...)} // not nil, also where there are only files
 	for i, s := range d.Userland {
 		if i == at {
 			out = append(out, packages)
@@ -272,4 +274,33 @@ func mergeSources(base, child []Source) []Source {
 		}
 	}
 	return out
+}
+
+// WalkDir calls fn for everything in the folder of a dir source, as [File.WalkTree] does.
+func (s Source) WalkDir(fn func(e TreeEntry, content io.Reader) error) error {
+	f := &File{From: s.Path(s.Dir)}
+	return f.WalkTree(fn)
+}
+
+// ReadDir lists the folder of a dir source with the hashes of its files, as [TreeHash] takes it. A private
+// key in it is an error: everybody on the boot network can fetch a userland.
+func (s Source) ReadDir(ctx context.Context) ([]TreeEntry, error) {
+	var entries []TreeEntry
+	err := s.WalkDir(func(e TreeEntry, content io.Reader) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Kind == TreeFile {
+			var err error
+			if e.SHA256, e.Secret, err = digest(content, e.Size); err != nil {
+				return fmt.Errorf("reading %s: %w", e.Path, err)
+			}
+			if e.Secret != "" {
+				return fmt.Errorf("%s holds %s: everybody on the boot network can fetch a userland; leave it out", e.Path, e.Secret)
+			}
+		}
+		entries = append(entries, e)
+		return nil
+	})
+	return entries, err
 }

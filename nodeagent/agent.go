@@ -47,8 +47,20 @@ type Agent struct {
 	status Status
 	link   *nats.Conn // carries the traffic of tasks; nil while not approved
 	pin    string     // of the only head that is spoken to; "" until one was met
-	known  bool       // the head has approved this machine during this run
-	name   string     // that Named was told last
+	head   string     // HOST:PORT of it, "" while none is known
+	// contacts is how often a head was reached.
+	contacts uint64
+	// starting is how far a start of another image is, "" when there is none, and kexeced how the last one went.
+	starting string
+	kexeced  *api.KexecReport
+	// saidPin is the pin that whoever told of the head said it has; "" for a head that was configured.
+	saidPin string
+	known   bool   // the head has approved this machine during this run
+	name    string // that Named was told last
+
+	configVersion uint64 // of what the head wants the node to be
+	shared        bool   // its shares were all there once
+	held          bool   // its userland was there
 }
 
 // New returns an agent with the session key of cfg.RunDir, which is made if
@@ -65,13 +77,19 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, key: key, log: cfg.Log, pin: cfg.Pin, speed: newSpeedTest(), news: make(chan struct{}, 1)}
+	a := &Agent{
+		cfg: cfg, key: key, log: cfg.Log, pin: cfg.Pin, head: cfg.Head, speed: newSpeedTest(), news: make(chan struct{}, 1),
+	}
+	a.kexeced = cfg.Kexeced
 	if a.pin == "" {
 		a.pin = rememberedPin(cfg.RunDir)
 	}
 	a.tasks, err = task.New(cfg.taskConfig(a))
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Shares != nil {
+		cfg.Shares.Tell(a.staged)
 	}
 	a.status = Status{
 		Phase: PhaseConnecting, Head: cfg.Head, Fingerprint: key.fingerprint,
@@ -90,15 +108,54 @@ func (a *Agent) Run(ctx context.Context) error {
 	if u := a.cfg.Userland; u != nil {
 		g.Go(func() error { u.Run(ctx, a.staged); return nil })
 	}
+	if m := a.cfg.Shares; m != nil {
+		g.Go(func() error { return m.Run(ctx) })
+	}
+	if r := a.cfg.Services; r != nil {
+		g.Go(func() error { r.Run(ctx, a.staged); return nil })
+	}
 	return g.Wait()
 }
 
 // staged shows a stage that has changed, on the screen and at the head.
 func (a *Agent) staged() {
-	a.show(func(s *Status) { s.Stage = a.cfg.stage() })
+	a.startServices()
+	a.retryShares()
+	stage := a.stage()
+	a.show(func(s *Status) { s.Stage = stage })
+	a.tellHead()
+}
+
+// retryShares mounts what could not be before the userland was there.
+func (a *Agent) retryShares() {
+	if a.cfg.Shares == nil || a.cfg.Userland == nil || a.cfg.Userland.Held() == "" {
+		return
+	}
+	a.mu.Lock()
+	first := !a.held
+	a.held = true
+	a.mu.Unlock()
+	if first {
+		a.cfg.Shares.Retry()
+	}
+}
+
+// tellHead makes the next heartbeat one of now.
+func (a *Agent) tellHead() {
 	select {
 	case a.news <- struct{}{}:
 	default:
+	}
+}
+
+// startServices starts the services of the image, if this machine is a node and has its
+// userland.
+func (a *Agent) startServices() {
+	if a.cfg.Services == nil || !a.wasApproved() {
+		return
+	}
+	if view, err := a.cfg.taskView(); err == nil {
+		a.cfg.Services.Start(view.Root)
 	}
 }
 
@@ -106,7 +163,7 @@ func (a *Agent) staged() {
 var errReconnect = errors.New("the head asks for a new connection")
 
 func (a *Agent) stayConnected(ctx context.Context) {
-	if a.cfg.Head == "" {
+	if a.cfg.Head == "" && a.cfg.Finder == nil {
 		a.show(func(s *Status) {
 			s.Phase = PhaseNoHead
 			s.Reason = cmp.Or(a.cfg.NoHead, "no head is known; give muster.head=ADDRESS on the kernel command line")
@@ -115,9 +172,19 @@ func (a *Agent) stayConnected(ctx context.Context) {
 		return
 	}
 	var last time.Time // of an immediate new connection
+	look := search{lost: time.Now()}
 	for ctx.Err() == nil {
+		if a.target().addr == "" {
+			a.findHead(ctx)
+			look = search{lost: time.Now(), last: time.Now()}
+			continue
+		}
+		reached := a.reached()
 		err := a.session(ctx)
 		wait := retryAfter + rand.N(retryJitter)
+		if a.reached() != reached {
+			look.lost = time.Now()
+		}
 		if errors.Is(err, errReconnect) && time.Since(last) > time.Second {
 			last = time.Now()
 			continue
@@ -129,12 +196,24 @@ func (a *Agent) stayConnected(ctx context.Context) {
 			pause(ctx, handover/40)
 			continue
 		}
-		a.log.Warn("not connected to the head", "head", a.cfg.Head, "error", err)
+		head := a.target().addr
+		a.log.Warn("not connected to the head", "head", head, "error", err)
 		a.show(func(s *Status) {
-			s.Phase, s.Reason, s.Message = PhaseConnecting, reason(a.cfg.Head, err), ""
+			s.Phase, s.Reason, s.Message = PhaseConnecting, reason(head, err), ""
 		})
+		if a.cfg.Finder != nil && look.due(err, time.Now()) {
+			look.last = time.Now()
+			a.follow(ctx)
+		}
 		pause(ctx, wait)
 	}
+}
+
+// reached is how often a head was reached.
+func (a *Agent) reached() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.contacts
 }
 
 // pause waits for d or the end of ctx.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"muster/api"
+	"muster/nodeagent/mount"
+	"muster/nodeagent/service"
 	"muster/nodeagent/task"
 	"muster/nodeagent/userland"
 )
@@ -18,13 +20,16 @@ import (
 // Config is what an [Agent] needs. Only RunDir and Facts are required.
 type Config struct {
 	// Head is HOST:PORT of the head, or "" when none is known: the agent
-	// then says so on its screen and waits.
+	// then looks for one with Finder, or says so on its screen and waits.
 	Head string
 	// Pin is the SHA-256 of the head's public key in hexadecimal, as
 	// [api.Pin] gives it. Empty: the first head that answers is remembered
 	// in RunDir and no other is spoken to until the machine boots again.
 	Pin string
 
+	// Finder looks for heads: where Head is empty, and where the head of the known pin is out of
+	// reach. Nil: the agent does not look.
+	Finder Finder
 	// NoHead is what the screen says where Head is empty: what a person can
 	// do about it. Empty: a sentence about the kernel command line.
 	NoHead string
@@ -45,6 +50,12 @@ type Config struct {
 	// Userland brings the root of tasks from the head; none starts before it is
 	// there. Nil: the image has no userland, or Root is it.
 	Userland *userland.Holder
+	// Shares keeps the shares of the node. Nil: it has none, and jobs that need
+	// one do not start here.
+	Shares *mount.Mounter
+	// Services are started once the machine was approved and its userland is there; the node
+	// takes tasks once all have passed their checks. Nil: there are none.
+	Services *service.Runner
 	// Shim is the command that runs [task.Shim] with the directory of a
 	// task as its last argument. Empty: this program with argument shim.
 	Shim []string
@@ -66,11 +77,20 @@ type Config struct {
 	// 100 at a time. It is called only while the head takes them. Nil: none
 	// are sent. It returns an error only when it ends for good.
 	KernelLog func(ctx context.Context) ([]api.KernelLine, error)
+	// StartImage starts another image in the place of the one that runs, which it gets from
+	// files, a base URL as in [api.JoinReply]. stage takes how far it is. Nil returned: the machine ends at any
+	// moment. An error says why the machine goes on with what it runs; the end of ctx is one. Nil: the head is told that this
+	// agent may not.
+	StartImage func(ctx context.Context, b api.BootImage, files string, stage func(text string)) error
+	// Kexeced tells that the machine came to what it runs by such a start. Nil: it did not.
+	Kexeced *api.KexecReport
 	// Reboot restarts the machine. Nil: the head is told that this agent
 	// may not.
 	Reboot func() error
 	// Log may be nil.
 	Log *slog.Logger
+
+	view func() (task.View, error) // in place of what the above make; tests have one
 }
 
 // Screen is what shows a [Status] to a person before the machine.
@@ -110,6 +130,7 @@ type Status struct {
 	Message         string // from the head: what it waits for, what to type where
 	Reason          string // why it is not connected, and what to try
 	Stage           string // what a node still does before it can take tasks, or why it cannot
+	Notice          string // what went wrong that a person should know of
 	Tasks           int    // tasks that run here
 }
 
@@ -139,6 +160,25 @@ func (c Config) check() (Config, error) {
 	return c, nil
 }
 
+// taskView is what a task that starts now sees, or why none can.
+func (c Config) taskView() (task.View, error) {
+	if c.view != nil {
+		return c.view()
+	}
+	root, err := c.taskRoot()
+	if err != nil {
+		return task.View{}, err
+	}
+	v := task.View{Root: root}
+	if c.Shares != nil {
+		if v, err = c.Shares.View(root); err != nil {
+			return v, err
+		}
+	}
+	v.Files = etcFiles(c.RunDir)
+	return v, nil
+}
+
 // taskRoot is what a task that starts now sees as its root.
 func (c Config) taskRoot() (string, error) {
 	if c.Userland == nil {
@@ -147,19 +187,9 @@ func (c Config) taskRoot() (string, error) {
 	return c.Userland.Root()
 }
 
-// stage is what this node still does before it can take tasks.
-func (c Config) stage() string {
-	if c.Userland == nil {
-		return ""
-	}
-	return c.Userland.Stage()
-}
-
 // facts describes the machine as it is now.
 func (c Config) facts() api.JoinRequest {
 	req := c.Facts()
-	// In this order: a stage that has ended has left its result.
-	req.Stage = c.stage()
 	req.Software = c.software(req.Software)
 	return req
 }
@@ -177,7 +207,7 @@ func (c Config) taskConfig(up task.Uplink) task.Config {
 		Dir:        filepath.Join(c.RunDir, "tasks"),
 		CgroupRoot: c.CgroupRoot,
 		Init:       c.Init,
-		Root:       c.taskRoot,
+		View:       c.taskView,
 		Shim:       c.Shim,
 		Max:        c.MaxTasks,
 		Uplink:     up,

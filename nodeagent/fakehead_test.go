@@ -45,7 +45,8 @@ type fakeHead struct {
 	logs         []api.KernelLine
 	deaf         bool // output is not acknowledged
 	refuseAll    bool
-	silentFiles  bool // files are not sent
+	boot         *api.BootImage // that a machine is told to start when it joins with its rights
+	silentFiles  bool           // files are not sent
 	fileRequests int
 	repeated     int // bytes of output that came again
 }
@@ -192,6 +193,10 @@ func (h *fakeHead) onJoin(msg *nats.Msg) {
 	h.joins = append(h.joins, req)
 	h.changed.Broadcast()
 	r := h.reply(req.Key)
+	r.Boot, h.boot = h.boot, nil
+	if r.State != api.JoinApproved {
+		r.Boot, h.boot = nil, r.Boot
+	}
 	h.mu.Unlock()
 	respond(msg, r)
 }

@@ -14,8 +14,11 @@ import (
 // join tells the head what this machine is and returns what it makes of it.
 func (s *session) join(ctx context.Context) (api.JoinReply, error) {
 	a := s.a
+	stage := a.stage() // before the facts: a stage that has ended has left its result
 	req := a.cfg.facts()
+	req.Stage = stage
 	req.Key = a.key.public
+	req.Kexec = a.kexecReport()
 	req.Software.Protocol = api.Protocol
 	req.Speed = a.speed.value()
 	req.Tasks = a.tasks.Statuses()
@@ -91,10 +94,12 @@ func (s *session) apply(r api.JoinReply) error {
 	if r.State == api.JoinApproved && r.Name != "" {
 		a.setName(r.Name)
 	}
-	if u := a.cfg.Userland; u != nil {
+	// A userland of an image that is about to end is not fetched.
+	if u := a.cfg.Userland; u != nil && r.Boot == nil {
 		u.From(filesOf(r))
 	}
-	stage := a.cfg.stage()
+	a.startServices()
+	stage := a.stage()
 	a.show(func(st *Status) {
 		st.Phase = map[api.JoinState]Phase{
 			api.JoinPending: PhasePending, api.JoinApproved: PhaseReady, api.JoinRejected: PhaseRejected,

@@ -65,7 +65,13 @@ func (s *session) heartbeat(facts api.JoinRequest, load api.Load, told *api.Soft
 	}
 	hb := api.Heartbeat{BootID: facts.BootID, Seq: a.beats.Add(1), Speed: a.speed.value(), Load: load, Tasks: tasks}
 	// In this order: a stage that has ended has left its result.
-	hb.Stage = a.cfg.stage()
+	hb.Stage = a.stage()
+	if a.cfg.Shares != nil {
+		hb.Mounts = a.cfg.Shares.Status()
+	}
+	a.mu.Lock()
+	hb.ConfigVersion = a.configVersion
+	a.mu.Unlock()
 	software := a.cfg.software(facts.Software)
 	if told == nil || told.Userland != software.Userland {
 		hb.Software = &software

@@ -32,6 +32,8 @@ func (s *session) takeRequests() error {
 		api.SubjectNode + key + "." + api.VerbSignal: s.onSignal,
 		api.SubjectNode + key + "." + api.VerbForget: s.onForget,
 		api.SubjectNode + key + "." + api.VerbReboot: s.onReboot,
+		api.SubjectNode + key + "." + api.VerbWindow: s.onWindow,
+		api.SubjectNode + key + "." + api.VerbConfig: s.onConfig,
 		s.a.outputInbox() + "*":                      s.onOutputAck,
 		s.a.eventInbox() + "*.*":                     s.onEventAck,
 	} {
@@ -78,6 +80,13 @@ func (s *session) onSignal(msg *nats.Msg) {
 	var t api.TaskSignal
 	if s.decode(msg, &t) {
 		s.ack(msg, s.a.tasks.Signal(t))
+	}
+}
+
+func (s *session) onWindow(msg *nats.Msg) {
+	var w api.TaskWindow
+	if s.decode(msg, &w) {
+		s.ack(msg, s.a.tasks.Window(w))
 	}
 }
 

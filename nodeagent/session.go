@@ -25,11 +25,13 @@ type session struct {
 	closed chan error         // gets why the connection ended
 	pushes chan api.JoinReply // what the head says unasked
 	served bool               // subscribed to the head's requests
+	image  starting           // of another image
 }
 
 // session connects, joins and serves until the connection ends.
 func (a *Agent) session(ctx context.Context) error {
 	s := &session{a: a, closed: make(chan error, 1), pushes: make(chan api.JoinReply, 8)}
+	s.image.ended = make(chan struct{}, 1)
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
@@ -42,19 +44,17 @@ func (a *Agent) session(ctx context.Context) error {
 // connect opens the connection. The head that answers first is remembered.
 func (s *session) connect(ctx context.Context) error {
 	a := s.a
-	a.mu.Lock()
-	pin := a.pin
-	a.mu.Unlock()
+	head := a.target()
 	var seen []byte
 	var refused error
-	verify := tlsConfig(pin, func(pub []byte) { seen = pub })
+	verify := tlsConfig(head.pin, func(pub []byte) { seen = pub })
 	check := verify.VerifyConnection
 	verify.VerifyConnection = func(cs tls.ConnectionState) error {
 		refused = check(cs)
 		return refused
 	}
 	dial := &dialer{ctx: ctx}
-	nc, err := nats.Connect("tls://"+a.cfg.Head,
+	nc, err := nats.Connect("tls://"+head.addr,
 		nats.Name("muster-agent"),
 		nats.Secure(verify),
 		nats.Nkey(a.key.public, a.key.pair.Sign),
@@ -104,6 +104,7 @@ func (a *Agent) met(pub []byte) error {
 	a.mu.Lock()
 	news := a.pin == ""
 	a.pin = pin
+	a.contacts++
 	a.mu.Unlock()
 	a.show(func(st *Status) { st.HeadFingerprint = api.FingerprintOfPin(pin) })
 	if news {
@@ -144,6 +145,7 @@ func (s *session) serve(ctx context.Context) error {
 	}
 	work := worker{s: s}
 	defer work.stop()
+	defer s.image.stop()
 	reply, err := s.join(ctx)
 	if err != nil {
 		return err
@@ -154,6 +156,9 @@ func (s *session) serve(ctx context.Context) error {
 	for {
 		if err := s.apply(reply); err != nil {
 			return err
+		}
+		if reply.State == api.JoinApproved && reply.Boot != nil {
+			s.image.begin(ctx, a, reply)
 		}
 		a.speed.begin()
 		if reply.State == api.JoinApproved {
@@ -187,6 +192,9 @@ func (s *session) wait(ctx context.Context, again <-chan time.Time, speed <-chan
 			if last.State == api.JoinApproved {
 				continue // heartbeats say it
 			}
+			r, err := s.join(ctx)
+			return r, s.a.speed.ready, err
+		case <-s.image.ended:
 			r, err := s.join(ctx)
 			return r, s.a.speed.ready, err
 		case <-speed:

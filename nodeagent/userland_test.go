@@ -25,7 +25,7 @@ func smallUserland(t testing.TB) string {
 	if out, err := exec.Command("cp", busybox, filepath.Join(root, "bin/busybox")).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, name := range []string{"sh", "cat", "ls", "echo", "id", "mount", "umount", "chroot", "grep"} {
+	for _, name := range []string{"sh", "cat", "ls", "echo", "id", "mount", "umount", "chroot", "grep", "tty", "stty", "awk", "sleep", "cut"} {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
@@ -40,6 +40,10 @@ func smallUserland(t testing.TB) string {
 // node's, whoever it belongs to.
 func TestTaskInUserland(t *testing.T) {
 	root := smallUserland(t)
+	before, err := filepath.Glob(filepath.Join(root, "*/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	n := newNode(t, func(c *Config) { c.Root = root })
 	run := n.agent.cfg.RunDir
 	for i, c := range []struct{ name, script, want string }{
@@ -66,8 +70,12 @@ func TestTaskInUserland(t *testing.T) {
 			}
 		})
 	}
-	if left, err := filepath.Glob(filepath.Join(root, "*/*")); err != nil || len(left) != 12 {
-		t.Errorf("in the userland is: %v, %v", left, err)
+	after, err := filepath.Glob(filepath.Join(root, "*/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("tasks changed the userland: %s", diff)
 	}
 }
 

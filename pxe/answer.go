@@ -18,6 +18,9 @@ type Network struct {
 	DNS    []netip.Addr  // may be empty
 	Domain string        // may be empty
 	Lease  time.Duration // how long an address is given; 0: DefaultLease
+	// Classes is vendor-specific information (option 43, at most 255 bytes) for operating systems
+	// that were given an address, by their vendor class (option 60).
+	Classes map[string][]byte
 }
 
 // DefaultLease is how long a machine may use an address without asking again.
@@ -100,6 +103,9 @@ func Answer(r *Request, n Network, p Reply) *dhcpv4.DHCPv4 {
 		describe(m, n)
 		if p.HostName != "" {
 			set(dhcpv4.OptHostName(p.HostName))
+		}
+		if v := n.Classes[r.Msg.ClassIdentifier()]; len(v) > 0 && !r.Boots() {
+			set(dhcpv4.OptGeneric(optVendor, v))
 		}
 	}
 	if r.Boots() && p.File != "" {

@@ -16,6 +16,7 @@ func testNetwork() Network {
 	return Network{
 		Server: addr("10.77.0.1"), Prefix: netip.MustParsePrefix("10.77.0.1/24"),
 		Router: addr("10.77.0.254"), DNS: []netip.Addr{addr("10.77.0.2")}, Domain: "cluster", Lease: 2 * time.Hour,
+		Classes: map[string][]byte{"muster": []byte("told"), "PXEClient:Arch:00000": []byte("never")},
 	}
 }
 
@@ -104,6 +105,21 @@ func TestAnswer(t *testing.T) {
 			ask(discover, raw(61, 1, 2, 3), class("udhcp")),
 			Reply{Type: dhcpv4.MessageTypeOffer, IP: ip, File: "never"},
 			with(boots, map[uint8]string{51: twoHours, 58: hour, 59: rebind2, 61: "\x01\x02\x03"}),
+		},
+		"operating system of a class that is told something": {
+			ask(discover, class("muster")),
+			Reply{Type: dhcpv4.MessageTypeOffer, IP: ip},
+			with(boots, map[uint8]string{51: twoHours, 58: hour, 59: rebind2, 43: "told"}),
+		},
+		"boot program of such a class": {
+			ask(discover, pxeBIOS, arch0, class("PXEClient:Arch:00000")),
+			Reply{Type: dhcpv4.MessageTypeOffer, IP: ip, File: "undionly.kpxe"},
+			with(boots, map[uint8]string{60: "PXEClient", 43: useFile, 66: "10.77.0.1", 67: "undionly.kpxe\x00"}),
+		},
+		"beside another server, of a class": {
+			ask(discover, class("muster")),
+			Reply{Type: dhcpv4.MessageTypeOffer},
+			map[uint8]string{53: offer, 54: server},
 		},
 		"beside another server": {
 			ask(discover, pxeUEFI, arch7),

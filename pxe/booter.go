@@ -62,6 +62,10 @@ type Boot struct {
 	// "undionly.kpxe". Empty: the default of the client.
 	Loader string
 
+	// Program is what UEFI HTTP boot starts in place of a loader: a UKI, which asks for no
+	// script. A URL or a path, as Kernel is. Empty: the loader.
+	Program string
+
 	FixedIP  netip.Addr // reservation; the zero Addr for none
 	HostName string     // DHCP option 12; "" for none
 

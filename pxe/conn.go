@@ -98,13 +98,20 @@ func (p *port) loop(ctx context.Context, handle func(datagram)) error {
 }
 
 // stopOnDone makes reads of conns fail when ctx is done, without closing
-// them: they belong to the caller.
-func stopOnDone(ctx context.Context, conns ...interface{ SetReadDeadline(time.Time) error }) (stop func() bool) {
-	return context.AfterFunc(ctx, func() {
+// them: they belong to the caller, who may read from them again once stop has returned.
+func stopOnDone(ctx context.Context, conns ...interface{ SetReadDeadline(time.Time) error }) (stop func()) {
+	done := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		defer close(done)
 		for _, c := range conns {
 			c.SetReadDeadline(time.Unix(1, 0))
 		}
 	})
+	return func() {
+		if !cancel() {
+			<-done // else it would end the reads of whoever comes next
+		}
+	}
 }
 
 func addrPortOf(a net.Addr) netip.AddrPort {

@@ -34,8 +34,8 @@ func BlobPath(sha256, name string) string {
 // /blobs/SHA256/NAME, by sendfile. It is meant for a process of its own, with
 // [ServeHTTP]: a thousand transfers in the process of DHCP make DHCP wait for
 // seconds.
-// What was sent whole is told to the observer as [StageKernel] or
-// [StageInitramfs], by the parameters mac and stage that the boot script puts
+// What was sent whole is told to the observer as [StageKernel],
+// [StageInitramfs] or [StageLoader], by the parameters mac and stage that the boot script puts
 // into the URL; an event without MAC is of a machine that gave none.
 func FilesHandler(cfg FilesConfig) http.Handler {
 	if cfg.Log == nil {
@@ -101,10 +101,15 @@ func (h *filesHandler) report(r *http.Request, name string, sent *countingWriter
 	}
 	q := r.URL.Query()
 	stage := Stage(q.Get("stage"))
-	if stage != StageKernel && stage != StageInitramfs {
+	client := ClientIPXE
+	switch stage {
+	case StageKernel, StageInitramfs:
+	case StageLoader: // a UKI: UEFI HTTP boot
+		client = ClientHTTP
+	default:
 		return
 	}
-	e := Event{Time: time.Now(), IP: remoteAddr(r), Client: ClientIPXE, Stage: stage, Detail: name, Bytes: sent.sent, Dur: d}
+	e := Event{Time: time.Now(), IP: remoteAddr(r), Client: client, Stage: stage, Detail: name, Bytes: sent.sent, Dur: d}
 	if hw, err := net.ParseMAC(q.Get("mac")); err == nil && len(hw) == len(MAC{}) {
 		e.MAC = hw
 	}

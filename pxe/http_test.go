@@ -326,6 +326,7 @@ func TestFilesEvents(t *testing.T) {
 		want               string // stage and bytes
 	}{
 		"kernel":               {"GET", who + "kernel", "", "kernel 1000 52:54:00:12:34:56"},
+		"UKI":                  {"GET", who + "loader", "", "loader 1000 52:54:00:12:34:56"},
 		"initramfs":            {"GET", who + "initramfs", "", "initramfs 1000 52:54:00:12:34:56"},
 		"machine not named":    {"GET", "?stage=kernel", "", "kernel 1000 "},
 		"HEAD":                 {"HEAD", who + "kernel", "", ""},

@@ -155,6 +155,27 @@ func (l *lan) run(t testing.TB, name string, args ...string) string {
 
 var serverNet = []netip.Prefix{netip.MustParsePrefix("10.77.0.1/16")}
 
+// TestProgramForHTTPBoot gives HTTP boot a program of its own and others their loader.
+func TestProgramForHTTPBoot(t *testing.T) {
+	at := Network{Server: addr("10.77.0.1")}
+	s := &Server{cfg: Config{Loaders: testLoaders, HTTPPort: 80, FilesPort: 7480}}
+	for name, c := range map[string]struct {
+		client  Client
+		program string
+		want    string
+	}{
+		"UKI":       {ClientHTTP, "/blobs/ab/x.efi", "http://10.77.0.1:7480/blobs/ab/x.efi?mac=" + hexhyp(MAC(testMAC)) + "&stage=loader"},
+		"elsewhere": {ClientHTTP, "http://192.0.2.7/x.efi", "http://192.0.2.7/x.efi"},
+		"none":      {ClientHTTP, "", "http://10.77.0.1/snponly.efi"},
+		"PXE":       {ClientUEFI, "/blobs/ab/x.efi", "snponly.efi"},
+	} {
+		q := query{Request: &Request{Machine: Machine{MAC: testMAC, Arch: "amd64", Client: c.client}}}
+		if got, ok := s.bootFile(q, Boot{Program: c.program}, at); got != c.want || !ok {
+			t.Errorf("%s: bootFile() = %q, %v, want %q", name, got, ok, c.want)
+		}
+	}
+}
+
 func TestFirmwareBoots(t *testing.T) {
 	l := newLAN(t, serverNet)
 	var seen lockedRecorder

@@ -51,7 +51,7 @@ func (s site) scriptURL(m Machine) string {
 // hexhyp is an address with hyphens, as iPXE and BOOTIF= write it.
 func hexhyp(m MAC) string { return strings.ReplaceAll(m.String(), ":", "-") }
 
-// fileURL completes the place of a kernel or initramfs, and adds who asks
+// fileURL completes the place of a kernel, initramfs or UKI, and adds who asks
 // for what, so that the transfer can be told to the observer.
 func (s site) fileURL(place string, m MAC, stage Stage) string {
 	if !strings.HasPrefix(place, "/") {

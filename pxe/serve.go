@@ -228,6 +228,9 @@ func (s *Server) bootFile(q query, b Boot, n Network) (string, bool) {
 	case ClientIPXE:
 		return at.scriptURL(q.Machine), true
 	}
+	if q.Machine.Client == ClientHTTP && b.Program != "" {
+		return at.fileURL(b.Program, MAC(q.Machine.MAC), StageLoader), true
+	}
 	name := b.Loader
 	if name == "" {
 		name = defaultLoader(q.Machine)

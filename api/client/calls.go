@@ -133,6 +133,11 @@ func (c *Client) SetDefaultImage(ctx context.Context, ref string) (api.Image, er
 	return send[api.Image](c, ctx, http.MethodPost, "/v1/images/"+part(ref)+"/default", nil)
 }
 
+// SetImage changes what is set of a published image.
+func (c *Client) SetImage(ctx context.Context, ref string, s api.ImageSettings) (api.Image, error) {
+	return send[api.Image](c, ctx, http.MethodPut, "/v1/images/"+part(ref)+"/settings", s)
+}
+
 // RemoveImage removes a published image.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/images/"+part(ref), nil, nil, nil)
@@ -349,4 +354,24 @@ func (c *Client) Events(ctx context.Context, since uint64, f func(api.Event) err
 		return c.unreachable(err)
 	}
 	return c.unreachable(io.ErrUnexpectedEOF)
+}
+
+// Shares lists the directories that nodes mount.
+func (c *Client) Shares(ctx context.Context) (api.List[api.Share], error) {
+	return get[api.List[api.Share]](c, ctx, "/v1/shares", nil)
+}
+
+// Share finds a share by its path.
+func (c *Client) Share(ctx context.Context, path string) (api.Share, error) {
+	return get[api.Share](c, ctx, "/v1/shares/"+part(path), nil)
+}
+
+// AddShare has nodes mount a directory.
+func (c *Client) AddShare(ctx context.Context, req api.ShareRequest) (api.Share, error) {
+	return send[api.Share](c, ctx, http.MethodPost, "/v1/shares", req)
+}
+
+// RemoveShare has nodes unmount a share.
+func (c *Client) RemoveShare(ctx context.Context, path string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/shares/"+part(path), nil, nil, nil)
 }

@@ -44,12 +44,18 @@ type RunOptions struct {
 	// Signals are passed on to the tasks. While the head does not answer
 	// they wait; the second SIGINT or SIGTERM then ends the run. nil: none.
 	Signals <-chan os.Signal
+	// Windows are the sizes that the client's terminal takes; nil: none.
+	Windows <-chan api.Window
 	// Notice is called with what a person should know: the head does not
 	// answer, it answers again. nil: nobody asks.
 	Notice func(text string)
 	// Changed is called with each state of the job. nil: nobody asks.
 	Changed func(api.Job)
 }
+
+// NoSignal is taken from [RunOptions].Signals and not passed on: what was sent before has
+// been passed on by then.
+const NoSignal = syscall.Signal(0)
 
 // ErrLeft is returned by Run when a signal ended it while the head did not
 // answer. The job goes on.
@@ -111,6 +117,7 @@ type run struct {
 	outErr  error            // of Output
 	hangUp  <-chan time.Time // when tasks that SIGPIPE did not end get SIGHUP
 	pending []int            // signals that wait for a connection
+	window  api.Window       // the size that was told last
 	ending  int              // signals to end that came without one
 	end     *api.Job
 }
@@ -162,7 +169,7 @@ func (r *run) pause(ctx context.Context, wait *backoff) error {
 			return ctx.Err()
 		case sig := <-r.opts.Signals:
 			n, ok := sig.(syscall.Signal)
-			if !ok {
+			if !ok || n == NoSignal {
 				continue
 			}
 			r.pending = append(r.pending, int(n))
@@ -256,6 +263,11 @@ func (r *run) session(ctx context.Context, s *session) error {
 		}
 	}
 	r.pending, r.ending = nil, 0
+	if r.window != (api.Window{}) { // it may have been lost with the last connection
+		if err := s.write(api.WindowFrame(r.window)); err != nil {
+			return r.c.unreachable(err)
+		}
+	}
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	heard := time.Now()
@@ -279,11 +291,13 @@ func (r *run) session(ctx context.Context, s *session) error {
 		case <-input:
 			err = r.sendInput(s)
 		case sig := <-r.opts.Signals:
-			if n, ok := sig.(syscall.Signal); ok {
+			if n, ok := sig.(syscall.Signal); ok && n != NoSignal {
 				if err = s.write(api.Frame{Type: api.FrameSignal, Offset: int64(n)}); err != nil {
 					r.pending = append(r.pending, int(n))
 				}
 			}
+		case r.window = <-r.opts.Windows:
+			err = s.write(api.WindowFrame(r.window))
 		case <-r.hangUp:
 			r.hangUp = nil
 			if err = s.write(api.Frame{Type: api.FrameSignal, Offset: int64(syscall.SIGHUP)}); err != nil {

@@ -1,13 +1,14 @@
 package deb
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 )
 
 // ErrPin is wrapped by errors about a version that was asked for and that no suite has.
-var ErrPin = fmt.Errorf("there is no such version: %w", ErrNoPackage)
+var ErrPin = errors.New("there is no such version")
 
 // pin says which versions of a package will do.
 type pin struct {

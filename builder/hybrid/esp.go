@@ -37,7 +37,9 @@ func makeESP(files []File, t time.Time, dir string) ([]byte, error) {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	if err := f.Truncate(size); err != nil {
+	// All of its bytes, so that the disk is full now or not at all: the library does
+	// not say why it could not write.
+	if _, err := f.Write(make([]byte, size)); err != nil {
 		return nil, err
 	}
 	fs, err := fat16.Create(file.New(f, false), size, 0, sector, "MUSTER ESP", true)

@@ -2,9 +2,11 @@ package squashfs
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 
@@ -90,13 +92,29 @@ func (p *packer) pack(enc encoder) {
 	for b := range p.todo {
 		if !b.store && isZero(b.raw) {
 			b.size = 0
-		} else if packed, raw := enc.pack(b.packed[:0], b.raw); raw {
+		} else if packed, raw := p.packBlock(enc, b); raw {
 			b.packed, b.size = append(packed[:0], b.raw...), uint32(len(b.raw))|blockRaw
 		} else {
 			b.packed, b.size = packed, uint32(len(packed))
 		}
 		close(b.done)
 	}
+}
+
+// packBlock packs a block, or takes what it was packed to before.
+func (p *packer) packBlock(enc encoder, b *block) (packed []byte, raw bool) {
+	if p.o.Packed == nil {
+		return enc.pack(b.packed[:0], b.raw)
+	}
+	key := fmt.Sprintf("zstd %d %d %x", p.o.Level, p.o.BlockSize, sha256.Sum256(b.raw))
+	if packed, ok := p.o.Packed.Load(b.packed[:0], key); ok {
+		return packed, false
+	}
+	packed, raw = enc.pack(b.packed[:0], b.raw)
+	if !raw {
+		p.o.Packed.Store(key, packed)
+	}
+	return packed, raw
 }
 
 // write is the one goroutine that appends to the image.
@@ -165,7 +183,7 @@ type reader struct {
 func (r *reader) readAll(ctx context.Context, files []*node) error {
 	for _, n := range files {
 		if err := r.readFile(ctx, n); err != nil {
-			return fmt.Errorf("%s from %s: %w", n.entry.Path, n.entry.Source, err)
+			return inFile(n, err)
 		}
 	}
 	return r.sendFragment(ctx)
@@ -191,7 +209,7 @@ func (r *reader) readFile(ctx context.Context, n *node) error {
 	}
 	var one [1]byte
 	if _, err := io.ReadFull(f, one[:]); err == nil {
-		return fmt.Errorf("content is longer than its %d bytes", size)
+		return errLong(size)
 	} else if err != io.EOF {
 		return err
 	}
@@ -201,7 +219,7 @@ func (r *reader) readFile(ctx context.Context, n *node) error {
 // readSmall puts a file into the current fragment.
 func (r *reader) readSmall(ctx context.Context, f io.Reader, n *node) error {
 	size := int(n.entry.Size)
-	if len(r.tail)+size > r.o.BlockSize {
+	if len(r.tail)+size > r.o.BlockSize || r.endsFragment(n) {
 		if err := r.sendFragment(ctx); err != nil {
 			return err
 		}
@@ -214,6 +232,14 @@ func (r *reader) readSmall(ctx context.Context, f io.Reader, n *node) error {
 	n.data.offset = uint32(len(r.tail))
 	r.tail = r.tail[:len(r.tail)+size]
 	return readWhole(f, r.tail[len(r.tail)-size:], n.entry.Size)
+}
+
+// endsFragment says whether n begins a new fragment though it may have room in the current
+// one. Whether it does depends on its name, so that images with one file more or less have
+// the same fragments, but for a few.
+func (r *reader) endsFragment(n *node) bool {
+	const of = 4
+	return len(r.tail) > r.o.BlockSize*3/4 && crc32.ChecksumIEEE([]byte(n.entry.Path))%of == 0
 }
 
 // sendFragment packs the current fragment.
@@ -257,12 +283,18 @@ func (r *reader) readBlocks(ctx context.Context, f io.Reader, n *node) error {
 func readWhole(f io.Reader, p []byte, size int64) error {
 	if _, err := io.ReadFull(f, p); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("content is shorter than its %d bytes: %w", size, io.ErrUnexpectedEOF)
+			return errShort(size)
 		}
 		return err
 	}
 	return nil
 }
+
+func errShort(size int64) error {
+	return fmt.Errorf("content is shorter than its %d bytes: %w", size, io.ErrUnexpectedEOF)
+}
+
+func errLong(size int64) error { return fmt.Errorf("content is longer than its %d bytes", size) }
 
 func isZero(p []byte) bool {
 	for _, c := range p {

@@ -110,10 +110,14 @@ func (t *nodes) add(n *node) {
 	n.num = uint32(len(t.all))
 }
 
-func (t *nodes) stats(size int64, fragments int) Stats {
+// stats counts what was written; stored are the files whose content is in the image
+// once.
+func (t *nodes) stats(size int64, stored []*node, fragments int) Stats {
 	s := Stats{Size: size, Inodes: len(t.all), Fragments: fragments}
 	for _, f := range t.files {
 		s.DataBytes += f.entry.Size
+	}
+	for _, f := range stored {
 		s.Blocks += len(f.data.blocks)
 	}
 	return s

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +15,7 @@ import (
 
 	"muster/builder/squashfs"
 	"muster/initramfs"
+	"muster/internal/need"
 )
 
 // memory is an image in memory.
@@ -200,55 +201,117 @@ func (c cancelAfter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// benchTree is a tree of what images hold, or the one in MUSTER_BENCH_TREE.
-func benchTree(b *testing.B) (*initramfs.Tree, string) {
+// userland unpacks the userland of the image in MUSTER_IMAGE.
+func userland(b *testing.B) string {
+	b.Helper()
+	unsquashfs := need.Program(b, "unsquashfs", "squashfs-tools")
+	image := need.File(b, filepath.Join(os.Getenv("MUSTER_IMAGE"), "userland.sqfs"), "run: make bench")
+	dir := filepath.Join(b.TempDir(), "root")
+	if out, err := exec.Command(unsquashfs, "-n", "-q", "-no-xattrs", "-d", dir, image).CombinedOutput(); err != nil {
+		b.Fatalf("unsquashfs: %v: %s", err, out)
+	}
+	return dir
+}
+
+// BenchmarkUserland writes the userland of an image and compares with mksquashfs as it is called
+// without further options, but for the level: size, and CPU time of all processors.
+func BenchmarkUserland(b *testing.B) {
+	mksquashfs := need.Program(b, "mksquashfs", "squashfs-tools")
 	dir := os.Getenv("MUSTER_BENCH_TREE")
 	if dir == "" {
-		dir = "/usr/lib/x86_64-linux-gnu"
+		dir = userland(b)
 	}
-	if _, err := os.Stat(dir); err != nil {
-		b.Skipf("no tree to write: %v; set MUSTER_BENCH_TREE to a folder", err)
-	}
-	return hostTree(b, dir), dir
-}
-
-// BenchmarkWrite compares with mksquashfs of the same folder: size and CPU time.
-func BenchmarkWrite(b *testing.B) {
-	tree, dir := benchTree(b)
-	for _, bs := range []int{128 << 10, 1 << 20} {
-		for level, theirs := range map[squashfs.Level]string{squashfs.Fast: "3", squashfs.Best: "19"} {
-			b.Run(fmt.Sprintf("muster/block=%dK/level=%d", bs>>10, level), func(b *testing.B) {
-				for b.Loop() {
-					before := cpuTime()
-					image := writeImage(b, tree, squashfs.Options{BlockSize: bs, Level: level})
-					b.ReportMetric((cpuTime() - before).Seconds(), "cpu-s")
-					reportSize(b, image)
+	tree := hostTree(b, dir)
+	for _, c := range []struct {
+		theirs  string
+		options squashfs.Options
+		// The most that is allowed, as parts of what mksquashfs needs.
+		size, cpu float64
+	}{
+		{"3", squashfs.Options{Level: squashfs.Better}, 1, 2.5},
+		{"19", squashfs.Options{Level: squashfs.Best, BlockSize: 1 << 20}, 1.02, 0.4},
+	} {
+		b.Run("level="+c.theirs, func(b *testing.B) {
+			var cpu, cpuTheirs time.Duration
+			var size, sizeTheirs int64
+			for b.Loop() {
+				start := cpuTime()
+				size = sizeOf(b, writeImage(b, tree, c.options))
+				cpu += cpuTime() - start
+				image := filepath.Join(b.TempDir(), "image")
+				cmd := exec.Command(mksquashfs, dir, image, "-comp", "zstd", "-Xcompression-level", c.theirs, "-quiet", "-no-progress", "-noappend")
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("mksquashfs: %v: %s", err, out)
 				}
-			})
-			if level == squashfs.Best && os.Getenv("MUSTER_LONG") != "1" {
-				continue // mksquashfs needs minutes for this
+				cpuTheirs += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+				sizeTheirs = sizeOf(b, image)
 			}
-			b.Run(fmt.Sprintf("mksquashfs/block=%dK/zstd=%s", bs>>10, theirs), func(b *testing.B) {
-				for b.Loop() {
-					image := filepath.Join(b.TempDir(), "image")
-					cmd := exec.Command("mksquashfs", dir, image, "-comp", "zstd", "-Xcompression-level", theirs,
-						"-b", fmt.Sprint(bs), "-quiet", "-no-progress", "-noappend")
-					if out, err := cmd.CombinedOutput(); err != nil {
-						b.Skipf("mksquashfs: %v: %s", err, out)
-					}
-					b.ReportMetric((cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds(), "cpu-s")
-					reportSize(b, image)
-				}
-			})
-		}
+			n := float64(b.N)
+			sizes, times := float64(size)/float64(sizeTheirs), cpu.Seconds()/cpuTheirs.Seconds()
+			b.ReportMetric(float64(size)/1e6, "MB")
+			b.ReportMetric(float64(sizeTheirs)/1e6, "MB-mksquashfs")
+			b.ReportMetric(cpu.Seconds()/n, "cpu-s")
+			b.ReportMetric(cpuTheirs.Seconds()/n, "cpu-s-mksquashfs")
+			b.ReportMetric(sizes, "size-ratio")
+			b.ReportMetric(times, "cpu-ratio")
+			if sizes > c.size || times > c.cpu {
+				b.Errorf("%.3f times the size of mksquashfs level %s for %.2f times its CPU time; want at most %v and %v", sizes, c.theirs, times, c.size, c.cpu)
+			}
+		})
 	}
 }
 
-func reportSize(b *testing.B, image string) {
+func sizeOf(b *testing.B, name string) int64 {
 	b.Helper()
-	fi, err := os.Stat(image)
+	fi, err := os.Stat(name)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(fi.Size())/1e6, "MB")
+	return fi.Size()
+}
+
+// TestSameContent stores a content once, whatever files have it.
+func TestSameContent(t *testing.T) {
+	const bs = 4 << 10
+	tree := initramfs.NewTree(testTime)
+	large, other, small := random(1, 10*bs+77), random(2, 10*bs+77), random(3, 100)
+	add := func(name string, data []byte) {
+		t.Helper()
+		if err := tree.AddBytes(name, 0o644, data, "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("a/large", large)
+	add("a/small", small)
+	single := sizeOfImage(t, tree, squashfs.Options{BlockSize: bs})
+	for _, dir := range []string{"b", "c"} {
+		add(dir+"/large", large)
+		add(dir+"/small", small)
+	}
+	copies := sizeOfImage(t, tree, squashfs.Options{BlockSize: bs})
+	if grown := copies - single; grown >= bs {
+		t.Errorf("two more copies of the files take %d bytes", grown)
+	}
+	add("d/large", other)
+	if grown := sizeOfImage(t, tree, squashfs.Options{BlockSize: bs}) - copies; grown < int64(len(other))-4096 { // images are padded
+		t.Errorf("another file of the same size takes %d bytes, want %d at least", grown, len(other))
+	}
+	compareMounted(t, tree, squashfs.Options{BlockSize: bs})
+}
+
+// random returns n bytes that cannot be packed.
+func random(seed byte, n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
+	return b
+}
+
+func sizeOfImage(t *testing.T, tree *initramfs.Tree, o squashfs.Options) int64 {
+	t.Helper()
+	m := &memory{}
+	stats, err := squashfs.Write(t.Context(), m, tree, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stats.Size
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -18,12 +19,17 @@ import (
 	"muster/api"
 	"muster/nodeagent"
 	"muster/nodeagent/boot"
+	"muster/nodeagent/mount"
+	"muster/nodeagent/service"
 	"muster/nodeagent/task"
 	"muster/nodeagent/userland"
 )
 
 // headPort is where a head listens for agents, see docs/ports.md.
 const headPort = "7421"
+
+// agentRunDir is where an agent keeps what ends with the boot.
+const agentRunDir = "/run/muster"
 
 // agentMain is the agent. On a machine that was booted by muster's PID 1 it
 // owns the network, the clock, the host name and the consoles; on any other
@@ -34,7 +40,7 @@ func agentMain(args []string, stderr io.Writer) error {
 	f.SetOutput(stderr)
 	head := f.String("head", params.Head, "address of the head, HOST or HOST:PORT")
 	pin := f.String("pin", params.Pin, "SHA-256 of the head's public key, in hexadecimal")
-	runDir := f.String("run", "/run/muster", "folder that keeps the session key and the tasks; it must end with the boot")
+	runDir := f.String("run", agentRunDir, "folder that keeps the session key and the tasks; it must end with the boot")
 	cgroups := f.String("cgroup", "", "cgroup v2 folder for tasks (default: /sys/fs/cgroup on a machine that muster booted, else none)")
 	initPath := f.String("init", "", "first process of a task's namespaces (default /usr/lib/muster/init, of the userland where there is one)")
 	root := f.String("userland", "", "folder that tasks see as their root, such as a mounted userland.sqfs (default: the userland of the image that muster booted, else this machine's root)")
@@ -56,20 +62,33 @@ func agentMain(args []string, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
-	machine := &machine{params: params, head: headAddress(*head), log: log}
+	machine := &machine{params: params, head: headAddress(*head), log: log, mounted: make(chan struct{})}
 	cfg := nodeagent.Config{
 		Head:       machine.head,
 		Pin:        *pin,
 		RunDir:     *runDir,
 		CgroupRoot: *cgroups,
 		Init:       *initPath,
+		Finder:     machine,
 		NoHead:     noHead(params),
 		Root:       *root,
 		Facts:      machine.facts,
 		Log:        log,
 	}
+	if owned {
+		machine.cameByKexec(&cfg)
+	}
 	if owned && *root == "" {
-		cfg.Userland = imageUserland(*runDir, log)
+		cfg.Userland = machine.userland(*runDir)
+	}
+	if owned {
+		var err error
+		if cfg.Shares, err = nodeShares(*runDir, cfg.Userland, log); err != nil {
+			return err
+		}
+		if cfg.Services, err = imageServices(*runDir, *cgroups, log); err != nil {
+			return err
+		}
 	}
 	if !owned {
 		cfg.Screen = logScreen{log}
@@ -110,6 +129,7 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 	if err != nil {
 		return err
 	}
+	g.Go(func() error { m.moreDrivers(ctx); return nil })
 	ready := online
 	g.Go(func() error { return network.Run(ctx) })
 	g.Go(func() error {
@@ -117,6 +137,7 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 		cfg.Clock = &clock{log: m.log}
 		cfg.Named = boot.SetHostName
 		cfg.Reboot = boot.Reboot
+		cfg.StartImage = m.startImage(cfg.RunDir)
 		kernelLog, err := boot.OpenKernelLog(boot.KernelLogConfig{State: cfg.RunDir + "/kmsg"})
 		if err != nil {
 			m.log.Error("the kernel's log is not sent", "err", err)
@@ -139,19 +160,32 @@ func (m *machine) run(ctx context.Context, cfg nodeagent.Config) error {
 	return g.Wait()
 }
 
-// imageUserland is the userland of the image that the machine was booted from;
-// nil: it has none.
-func imageUserland(runDir string, log *slog.Logger) *userland.Holder {
-	want, ok, err := userland.Read(api.UserlandFile)
-	if !ok {
-		return nil
-	}
-	return userland.New(userland.Config{
-		Want: want, Problem: err, RunDir: runDir,
-		MemTotalMiB: boot.MemTotalMiB("/"),
-		Mounted:     func(root string) { boot.UserlandMounted(root, log) },
-		Log:         log,
+// nodeShares keeps the shares of the machine. The kernel's NFS client may be among the modules
+// that come with the userland.
+func nodeShares(runDir string, u *userland.Holder, log *slog.Logger) (*mount.Mounter, error) {
+	return mount.New(mount.Config{
+		Dir: runDir + "/shares", Log: log,
+		Modprobe: func(name string) error {
+			if u != nil {
+				if _, err := u.Root(); err != nil {
+					return errors.New("it waits for the userland")
+				}
+			}
+			// What is built in is no module, and what is missing the mount says.
+			_ = exec.Command("/sbin/modprobe", "-q", name).Run()
+			return nil
+		},
 	})
+}
+
+// imageServices are the services of the image that the machine was booted from; nil: it has
+// none.
+func imageServices(runDir, cgroups string, log *slog.Logger) (*service.Runner, error) {
+	setup, err := boot.ReadSetup("/")
+	if err == nil && len(setup.Services) == 0 {
+		return nil, nil
+	}
+	return service.New(service.Config{Services: setup.Services, Problem: err, RunDir: runDir + "/services", CgroupRoot: cgroups, Log: log})
 }
 
 // clock gives the machine's clock the head's time.
@@ -173,8 +207,12 @@ func (c *clock) Apply(head time.Time) {
 
 // noHead says what a person can do where no head is known. "": what the agent says.
 func noHead(p boot.Params) string {
-	if medium := boot.Medium(p); medium == "iso" || medium == "usb" {
-		return "no head is known; write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
+	switch boot.Medium(p) {
+	case "iso", "usb":
+		return "write its address to the medium with: muster personalize FILE --head ADDRESS --pin PIN"
+	case "uki":
+		return "put its address under site: in the definition and build the image again, " +
+			"or, if it is not signed, write it into the file with: muster personalize FILE --head ADDRESS --pin PIN"
 	}
 	return ""
 }

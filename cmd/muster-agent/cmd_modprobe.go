@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -8,15 +9,23 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"muster/internal/kmod"
 	"muster/nodeagent/boot"
+	"muster/nodeagent/userland"
 )
 
 // errQuiet is a failure of which nothing is to be said.
 var errQuiet = errors.New("module not loaded")
+
+// modprobeTimeout bounds how long the kernel waits for a module that has to be fetched.
+const modprobeTimeout = time.Minute
+
+// moduleDir has the modules of the initramfs.
+const moduleDir = "/lib/modules"
 
 // modprobeMain loads modules as modprobe(8) does. The kernel calls it with
 // -q -- NAME, where NAME is often an alias that no module has: that is
@@ -26,8 +35,9 @@ func modprobeMain(args []string, stderr io.Writer) error {
 	f.SetOutput(stderr)
 	quiet := f.Bool("q", false, "say nothing about modules that do not exist")
 	all := f.Bool("a", false, "load every NAME; there are no parameters")
-	dir := f.String("d", "/lib/modules", "folder with the modules of each kernel release")
+	dir := f.String("d", moduleDir, "folder with the modules of each kernel release")
 	more := f.String("m", boot.UserlandModules, "folder with more of them, looked at where the first knows none")
+	runDir := f.String("r", agentRunDir, "folder of the agent, which knows where the head has modules")
 	f.Usage = func() {
 		fmt.Fprintf(stderr, "usage: modprobe [-q] NAME [PARAMETER=VALUE...]\n       modprobe [-q] -a NAME...\n")
 		f.PrintDefaults()
@@ -42,7 +52,13 @@ func modprobeMain(args []string, stderr io.Writer) error {
 		f.Usage()
 		return errUsage
 	}
-	loaders, err := moduleLoaders(*dir, *more)
+	ctx, cancel := context.WithTimeout(context.Background(), modprobeTimeout)
+	defer cancel()
+	conf, err := boot.ModuleConf("/")
+	if err != nil { // a module without its parameters is better than none
+		fmt.Fprintf(stderr, "modprobe: %v\n", err)
+	}
+	loaders, err := moduleLoaders(ctx, conf, *dir, *more, *runDir)
 	if err != nil {
 		return err
 	}
@@ -62,22 +78,29 @@ func modprobeMain(args []string, stderr io.Writer) error {
 }
 
 // moduleLoaders returns a loader for the first folder, and one for the second if
-// it is there: the userland has all modules, once it is mounted.
-func moduleLoaders(dir, more string) ([]func() (*kmod.Loader, error), error) {
-	cmdline, _ := os.ReadFile("/proc/cmdline") // without it there are no parameters
-	conf := kmod.ParseCmdline(string(cmdline))
-	base, err := kmod.NewLoader(kmod.LoaderConfig{Dir: filepath.Join(dir, kernelRelease()), Conf: conf})
+// it is there: the userland has the index of all modules, once it is mounted, and the head
+// has the modules.
+func moduleLoaders(ctx context.Context, conf kmod.Conf, dir, more, runDir string) ([]func() (*kmod.Loader, error), error) {
+	first := filepath.Join(dir, kernelRelease())
+	base, err := kmod.NewLoader(kmod.LoaderConfig{Dir: first, Conf: conf})
 	if err != nil {
 		return nil, err
 	}
 	loaders := []func() (*kmod.Loader, error){func() (*kmod.Loader, error) { return base, nil }}
 	second := filepath.Join(more, kernelRelease())
-	if _, err := os.Stat(filepath.Join(second, "modules.dep")); err == nil {
-		loaders = append(loaders, sync.OnceValues(func() (*kmod.Loader, error) {
-			return kmod.NewLoader(kmod.LoaderConfig{Dir: second, Conf: conf})
-		}))
+	if _, err := os.Stat(filepath.Join(second, "modules.dep")); err != nil {
+		return loaders, nil
 	}
-	return loaders, nil
+	kernel := &userland.FetchKernel{Dir: second, Base: first, Kernel: kmod.LinuxKernel{}, Fetch: func() (userland.Fetch, error) {
+		files, err := userland.Files(runDir)
+		if err != nil {
+			return nil, err
+		}
+		return userland.FetchFrom(ctx, second, files)
+	}}
+	return append(loaders, sync.OnceValues(func() (*kmod.Loader, error) {
+		return kmod.NewLoader(kmod.LoaderConfig{Dir: second, Conf: conf, Kernel: kernel})
+	})), nil
 }
 
 // loadFirst loads a module from the first folder that knows it.

@@ -52,6 +52,9 @@ func (d *display) status() boot.Status {
 		Medium:          d.medium,
 		Problems:        append(d.found(), d.problems...),
 	}
+	if a.Notice != "" {
+		st.Problems = append(st.Problems, a.Notice)
+	}
 	if d.lease == nil {
 		st.State = boot.StateBooting
 		st.Why = d.waiting

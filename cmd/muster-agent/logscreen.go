@@ -14,7 +14,7 @@ type logScreen struct{ log *slog.Logger }
 func (l logScreen) Show(s nodeagent.Status) {
 	attrs := []any{"state", s.Phase, "head", s.Head, "fingerprint", s.Fingerprint}
 	for _, a := range []struct{ key, text string }{
-		{"node", s.Name}, {"head_fingerprint", s.HeadFingerprint}, {"message", s.Message}, {"why", s.Reason}, {"stage", s.Stage},
+		{"node", s.Name}, {"head_fingerprint", s.HeadFingerprint}, {"message", s.Message}, {"why", s.Reason}, {"stage", s.Stage}, {"problem", s.Notice},
 	} {
 		if a.text != "" {
 			attrs = append(attrs, a.key, a.text)

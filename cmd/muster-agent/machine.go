@@ -12,7 +12,8 @@ type machine struct {
 	params  boot.Params
 	head    string // HOST:PORT; empty: not known
 	log     *slog.Logger
-	display *display // nil on a system that muster did not boot
+	display *display      // nil on a system that muster did not boot
+	mounted chan struct{} // closed when the userland is there
 
 	mu    sync.Mutex
 	lease *boot.Lease // guarded by mu; nil: no address

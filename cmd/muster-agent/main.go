@@ -4,6 +4,7 @@
 //
 //	init      PID 1: boots the machine and keeps the agent running
 //	modprobe  loads kernel modules; the kernel calls it as /sbin/modprobe
+//	drivers   loads the drivers of devices that the initramfs has none for; started by the agent
 //	agent     gets an address, joins the head, runs tasks
 //	shim      holds one task; started by the agent
 //
@@ -37,6 +38,8 @@ func run(argv []string, pid int, stderr io.Writer) int {
 		err = initMain(pid)
 	case "modprobe":
 		err = modprobeMain(args, stderr)
+	case "drivers":
+		err = driversMain(os.Stdin)
 	case "agent":
 		err = agentMain(args, stderr)
 	case "shim":
@@ -53,10 +56,14 @@ func run(argv []string, pid int, stderr io.Writer) int {
 	case errors.Is(err, errUsage):
 		return 2
 	}
+	status := 1
+	if errors.Is(err, errAgain) {
+		status = exitAgain
+	}
 	if !errors.Is(err, errQuiet) {
 		fmt.Fprintf(stderr, "muster-agent: error: %v\n", err)
 	}
-	return 1
+	return status
 }
 
 // use finds out what is asked for: the name that the program was called by

@@ -3,13 +3,14 @@
 // It gives the task its host name and its file tree (mounts.go), gives
 // up every right that the task's user does not have, starts the program in a
 // session of its own, passes signals on to the program's process group,
-// reaps what is orphaned, and ends when the program does; the kernel
-// then kills what is left in the namespace.
+// reaps what is orphaned, and ends when the program and all that it left have, or when the shim
+// kills it; the kernel then kills what is left in the namespace.
 //
 // It is started by the task's shim with the program's standard input,
 // output and error as 0, 1 and 2, a file with its orders as 3 (config.go) and
 // a pipe as 4 on which it says, a line each, what became of the program
-// (report.go). The program inherits neither. muster-init imports nothing but
+// (report.go). For a task with a terminal, 5 is a socket that takes the master's end of it. The
+// program inherits none of these. muster-init imports nothing but
 // the standard library's thinnest parts: it stays in memory with each task, and
 // it must be found at one path on every node that a task may move to.
 //
@@ -27,6 +28,8 @@ import (
 const (
 	fdConfig = 3
 	fdReport = 4
+	// fdConsole is there for a task with a terminal.
+	fdConsole = 5
 )
 
 func main() {
@@ -56,12 +59,20 @@ func main() {
 	}
 	go forward(signals, pid)
 	ws := reap(pid)
+	code := ws.ExitStatus()
 	if ws.Signaled() {
+		code = 128 + int(ws.Signal())
 		report("signal", int(ws.Signal()))
-		syscall.Exit(128 + int(ws.Signal()))
+	} else {
+		report("exit", code)
 	}
-	report("exit", ws.ExitStatus())
-	syscall.Exit(ws.ExitStatus())
+	// What the program left may still write, as the tee of a shell's >(tee log): the
+	// shim knows how long that is waited for.
+	for {
+		if _, err := syscall.Wait4(-1, nil, 0, nil); err != nil && err != syscall.EINTR {
+			syscall.Exit(code)
+		}
+	}
 }
 
 // inherit keeps the descriptors that the shim passed on purpose and closes all
@@ -70,9 +81,10 @@ func main() {
 // cgroup.)
 func inherit() {
 	const sysCloseRange = 436
-	syscall.RawSyscall(sysCloseRange, fdReport+1, ^uintptr(0)>>32, 0)
+	syscall.RawSyscall(sysCloseRange, fdConsole+1, ^uintptr(0)>>32, 0)
 	syscall.CloseOnExec(fdConfig)
 	syscall.CloseOnExec(fdReport)
+	syscall.CloseOnExec(fdConsole)
 }
 
 // signalStop stands for SIGSTOP, which cannot be caught, on the way from the

@@ -43,30 +43,45 @@ func TestSizeAndImports(t *testing.T) {
 
 func TestParseConfig(t *testing.T) {
 	orders := func(fields ...string) []byte { return []byte(strings.Join(fields, "\x00") + "\x00") }
-	good := orders(configMagic, "n1", "/userland", "/work", "4711", "4712", "1 4294967294", "/tmp:/dev/shm", "2", "sh", "", "A=b", "")
+	good := orders(configMagic, "host=n1", "root=/userland", "work=/work", "dir=/home/a\nb", "uid=4711", "gid=4712",
+		"group=1", "group=4294967294", "umask=63", "limit=7:1024:18446744073709551615", "tmpfs=/tmp", "tmpfs=/a:b",
+		"share=/from=x", "/to", "share-ro=/f", "/t", "file=/p", "/etc/passwd", "tty=24x80", "stdout=/o", "stderr=", "containers",
+		"", "2", "sh", "", "A=b", "")
 	want := config{
-		host: "n1", root: "/userland", dir: "/work", uid: 4711, gid: 4712, groups: []int{1, 4294967294},
-		tmpfs: []string{"/tmp", "/dev/shm"}, argv: []string{"sh", ""}, env: []string{"A=b", ""},
+		host: "n1", root: "/userland", work: "/work", dir: "/home/a\nb", uid: 4711, gid: 4712, groups: []int{1, 4294967294},
+		umask: 0o77, limits: []limit{{7, 1024, rlimitInfinity}}, tmpfs: []string{"/tmp", "/a:b"},
+		shares: []share{{"/from=x", "/to", false}, {"/f", "/t", true}}, files: []file{{"/p", "/etc/passwd"}},
+		tty: true, window: [2]uint16{24, 80}, stdout: "/o", containers: true,
+		argv: []string{"sh", ""}, env: []string{"A=b", ""},
 	}
 	got, err := parseConfig(good)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, limit{}, share{}, file{})); diff != "" {
 		t.Error(diff)
 	}
 	for name, b := range map[string][]byte{
-		"nothing":             nil,
-		"cut off":             good[:len(good)-3],
-		"another version":     orders("muster-init 1", "n1", "", "/", "0", "0", "", "", "1", "x"),
-		"too short":           orders(configMagic, "n1"),
-		"uid that is none":    orders(configMagic, "n1", "", "/", "x", "0", "", "", "1", "x"),
-		"gid too large":       orders(configMagic, "n1", "", "/", "0", "4294967296", "", "", "1", "x"),
-		"group that is none":  orders(configMagic, "n1", "", "/", "0", "0", "1 x 2", "", "1", "x"),
-		"no argument":         orders(configMagic, "n1", "", "/", "0", "0", "", "", "0", "x"),
-		"too many arguments":  orders(configMagic, "n1", "", "/", "0", "0", "", "", "2", "x"),
-		"negative arguments":  orders(configMagic, "n1", "", "/", "0", "0", "", "", "-1", "x"),
-		"number of arguments": orders(configMagic, "n1", "", "/", "0", "0", "", "", "", "x"),
+		"nothing":              nil,
+		"cut off":              good[:len(good)-3],
+		"another version":      orders("muster-init 1", "", "1", "x"),
+		"magic alone":          orders(configMagic),
+		"no end of settings":   orders(configMagic, "host=n1"),
+		"nothing after it":     orders(configMagic, "host=n1", ""),
+		"unknown setting":      orders(configMagic, "color=red", "", "1", "x"),
+		"uid that is none":     orders(configMagic, "uid=x", "", "1", "x"),
+		"gid too large":        orders(configMagic, "gid=4294967296", "", "1", "x"),
+		"group that is none":   orders(configMagic, "group=1 2", "", "1", "x"),
+		"umask that is none":   orders(configMagic, "umask=", "", "1", "x"),
+		"limit of two":         orders(configMagic, "limit=1:2", "", "1", "x"),
+		"limit that is none":   orders(configMagic, "limit=1:2:-1", "", "1", "x"),
+		"window that is none":  orders(configMagic, "tty=24", "", "1", "x"),
+		"window too large":     orders(configMagic, "tty=65536x80", "", "1", "x"),
+		"share without target": orders(configMagic, "share=/x"),
+		"no argument":          orders(configMagic, "", "0", "x"),
+		"too many arguments":   orders(configMagic, "", "2", "x"),
+		"negative arguments":   orders(configMagic, "", "-1", "x"),
+		"no number":            orders(configMagic, "", "", "x"),
 	} {
 		if c, err := parseConfig(b); err == nil {
 			t.Errorf("%s: understood as %+v", name, c)
@@ -75,7 +90,7 @@ func TestParseConfig(t *testing.T) {
 }
 
 func FuzzParseConfig(f *testing.F) {
-	f.Add([]byte(configMagic + "\x00n1\x00\x00/work\x004711\x004712\x001 2\x00/tmp\x001\x00sh\x00A=b\x00"))
+	f.Add([]byte(configMagic + "\x00host=n1\x00uid=4711\x00group=1\x00share=/a\x00/b\x00tty=1x2\x00\x001\x00sh\x00A=b\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := parseConfig(b)
 		if err == nil && len(c.argv) == 0 {

@@ -18,6 +18,8 @@ const (
 	noFollow          = 0x100
 	moveFromFD        = 0x4
 	mountAttrReadOnly = 0x1
+	mountAttrNoSuid   = 0x2
+	mountAttrNoDev    = 0x4
 	atFDCWD           = ^uintptr(99) // -100
 	atRecursive       = 0x8000
 	oPath             = 0x200000
@@ -29,22 +31,36 @@ const (
 // it has no capability, but their files are root's.
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
-// mounts makes the file tree of a task: the node's or that in root, read-only, with a /proc
-// that shows this namespace's processes, a /dev of its own, and private
-// folders that are empty but for the working directory. What the agent keeps (its
+// mounts makes the file tree of a task: the node's or that in c.root, read-only, with a /proc
+// that shows this namespace's processes, a /dev of its own, private
+// folders that are empty but for the work folder, and the shares. What the agent keeps (its
 // key, other tasks) is in one of these folders, and so is out of sight for
 // every user, root too.
-func mounts(root string, tmpfs []string, work string) error {
+func mounts(c config) error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return errors.New("making mounts private: " + err.Error())
 	}
-	fd, err := cloneMount(work)
+	fd, err := cloneMount(c.work, false)
 	if err != nil {
-		return errors.New("opening working directory " + work + ": " + err.Error())
+		return errors.New("opening work folder " + c.work + ": " + err.Error())
 	}
 	defer syscall.Close(fd)
-	if root != "" {
-		if err := enter(root); err != nil {
+	// Shares and files come from the tree that is left.
+	var laid []laidMount
+	for _, f := range c.files {
+		laid = append(laid, laidMount{from: f.from, to: f.to, readOnly: true})
+	}
+	for _, s := range c.shares {
+		laid = append(laid, laidMount{from: s.from, to: s.to, readOnly: s.readOnly, below: true})
+	}
+	for i := range laid {
+		if laid[i].fd, err = cloneMount(laid[i].from, laid[i].below); err != nil {
+			return errors.New("opening " + laid[i].from + " for " + laid[i].to + ": " + err.Error())
+		}
+		defer syscall.Close(laid[i].fd)
+	}
+	if c.root != "" {
+		if err := enter(c.root); err != nil {
 			return err
 		}
 	}
@@ -54,28 +70,68 @@ func mounts(root string, tmpfs []string, work string) error {
 	if err := syscall.Mount("proc", "/proc", "proc", safe|syscall.MS_NOEXEC, ""); err != nil {
 		return errors.New("mounting /proc: " + err.Error())
 	}
-	if err := mountDev(); err != nil {
+	if err := mountDev(c.containers); err != nil {
 		return err
 	}
-	for _, dir := range tmpfs {
+	for _, dir := range c.tmpfs {
 		if err := syscall.Mount("tmpfs", dir, "tmpfs", safe, "mode=1777"); err != nil {
 			return errors.New("mounting private " + dir + ": " + err.Error())
 		}
 	}
-	if err := makePath(work); err != nil {
-		return errors.New("making working directory " + work + ": " + err.Error())
+	if err := makePath(c.work); err != nil {
+		return errors.New("making work folder " + c.work + ": " + err.Error())
 	}
-	if err := attach(fd, work); err != nil {
-		return errors.New("mounting working directory " + work + ": " + err.Error())
+	if err := attach(fd, c.work); err != nil {
+		return errors.New("mounting work folder " + c.work + ": " + err.Error())
 	}
-	if err := syscall.Mount("", work, "", syscall.MS_REMOUNT|syscall.MS_BIND|safe, ""); err != nil {
-		return errors.New("making working directory " + work + " writable: " + err.Error())
+	if err := syscall.Mount("", c.work, "", syscall.MS_REMOUNT|syscall.MS_BIND|safe, ""); err != nil {
+		return errors.New("making work folder " + c.work + " writable: " + err.Error())
 	}
-	// Only root could change anything in /proc that is not its own process's.
+	for _, m := range laid {
+		if err := m.lay(); err != nil {
+			return errors.New("mounting " + m.to + ": " + err.Error())
+		}
+	}
+	// Only root could change anything in /proc that is not its own process's. A container
+	// makes a /proc of its own, which the kernel allows beside one that is writable.
+	if c.containers && c.uid != 0 {
+		return nil
+	}
 	if err := readOnly("/proc"); err != nil {
 		return errors.New("making /proc read-only: " + err.Error())
 	}
 	return nil
+}
+
+// laidMount is a file or folder of the node that is laid over one of the task's tree.
+type laidMount struct {
+	fd       int
+	from, to string
+	readOnly bool
+	below    bool // with what is mounted below it
+}
+
+// lay attaches the mount. A file is passed over where the task's tree has none: there
+// is nothing that it could lie on.
+func (m laidMount) lay() error {
+	var st syscall.Stat_t
+	if err := syscall.Lstat(m.to, &st); err != nil || st.Mode&syscall.S_IFMT == syscall.S_IFLNK {
+		if !m.below {
+			return nil
+		}
+		if err == nil {
+			err = syscall.ELOOP
+		}
+		return err
+	}
+	if err := attach(m.fd, m.to); err != nil {
+		return err
+	}
+	attr := uint64(mountAttrNoSuid | mountAttrNoDev)
+	if m.readOnly {
+		attr |= mountAttrReadOnly
+	}
+	return setAttr(m.to, attr)
 }
 
 // enter makes root the root of this namespace. Nothing of the node's own tree can
@@ -107,13 +163,17 @@ func enter(root string) error {
 }
 
 // cloneMount opens a mount of dir that is nowhere yet, and so stays when the tree that
-// dir is in goes.
-func cloneMount(dir string) (fd int, err error) {
+// dir is in goes; below: with the mounts below it.
+func cloneMount(dir string, below bool) (fd int, err error) {
 	path, err := syscall.BytePtrFromString(dir)
 	if err != nil {
 		return -1, err
 	}
-	r, _, e := syscall.Syscall(sysOpenTree, atFDCWD, uintptr(unsafe.Pointer(path)), openTreeClone|noFollow|syscall.O_CLOEXEC)
+	flags := uintptr(openTreeClone | noFollow | syscall.O_CLOEXEC)
+	if below {
+		flags |= atRecursive
+	}
+	r, _, e := syscall.Syscall(sysOpenTree, atFDCWD, uintptr(unsafe.Pointer(path)), flags)
 	if e != 0 {
 		return -1, e
 	}
@@ -135,12 +195,15 @@ func attach(fd int, dir string) error {
 }
 
 // readOnly forbids writing to what is mounted at dir and below.
-func readOnly(dir string) error {
+func readOnly(dir string) error { return setAttr(dir, mountAttrReadOnly) }
+
+// setAttr adds attributes to what is mounted at dir and below.
+func setAttr(dir string, set uint64) error {
 	path, err := syscall.BytePtrFromString(dir)
 	if err != nil {
 		return err
 	}
-	attr := struct{ set, clear, propagation, userns uint64 }{set: mountAttrReadOnly}
+	attr := struct{ set, clear, propagation, userns uint64 }{set: set}
 	_, _, e := syscall.Syscall6(sysMountSetattr, atFDCWD, uintptr(unsafe.Pointer(path)), atRecursive,
 		uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if e != 0 {
@@ -168,8 +231,14 @@ func makePath(path string) error {
 }
 
 // mountDev gives the task a /dev of its own. The devices come from the
-// node's, since a new one could not be made in a user namespace.
-func mountDev() error {
+// node's, since a new one could not be made in a user namespace. fuse adds the
+// device of file systems in programs, where the node has it.
+func mountDev(fuse bool) error {
+	devices := devices
+	var st syscall.Stat_t
+	if fuse && syscall.Stat("/dev/fuse", &st) == nil {
+		devices = append(devices[:len(devices):len(devices)], "fuse")
+	}
 	failed := func(what string, err error) error { return errors.New("making /dev/" + what + ": " + err.Error()) }
 	fds := make([]int, len(devices))
 	for i, name := range devices {

@@ -29,42 +29,82 @@ func prepare(c config) error {
 	if err := syscall.Sethostname([]byte(c.host)); err != nil {
 		return errors.New("setting host name " + c.host + ": " + err.Error())
 	}
-	limits()
+	setLimits(c.limits)
 	// Agent and shim are better protected from a full memory than their tasks.
 	if fd, err := syscall.Open("/proc/self/oom_score_adj", syscall.O_WRONLY|syscall.O_CLOEXEC, 0); err == nil {
 		syscall.Write(fd, []byte("0"))
 		syscall.Close(fd)
 	}
 	syscall.Umask(0)
-	if err := mounts(c.root, c.tmpfs, c.dir); err != nil {
+	if err := mounts(c); err != nil {
 		return err
 	}
-	syscall.Umask(0o022)
+	if c.tty {
+		if err := openConsole(c.uid, c.window); err != nil {
+			return errors.New("making a terminal: " + err.Error())
+		}
+	}
+	syscall.Umask(c.umask)
 	if err := become(c); err != nil {
 		return err
 	}
-	if err := syscall.Chdir(c.dir); err != nil {
-		return errors.New("entering working directory " + c.dir + ": " + err.Error())
+	// The user's own rights count here: root may have none on a share.
+	dir := c.dir
+	if dir == "" {
+		dir = c.work
+	}
+	if err := syscall.Chdir(dir); err != nil {
+		return errors.New("entering working directory " + dir + ": " + err.Error())
+	}
+	if err := redirect(c); err != nil {
+		return err
+	}
+	return confine(c.containers)
+}
+
+// redirect opens the files that the user named for output and errors, with the user's rights.
+func redirect(c config) error {
+	to := func(file string, fds ...int) error {
+		fd, err := syscall.Open(file, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_APPEND|syscall.O_CLOEXEC|syscall.O_NOCTTY, 0o666)
+		if err != nil {
+			return errors.New("opening " + file + " for output: " + err.Error())
+		}
+		defer syscall.Close(fd)
+		for _, n := range fds {
+			if err := syscall.Dup3(fd, n, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	switch {
+	case c.stdout != "" && c.stderr == "":
+		return to(c.stdout, 1, 2)
+	case c.stdout != "":
+		if err := to(c.stdout, 1); err != nil {
+			return err
+		}
+	}
+	if c.stderr != "" {
+		return to(c.stderr, 2)
 	}
 	return nil
 }
 
-// limits sets what a login would: the soft limits that programs expect, hard
-// ones that they may raise to.
-func limits() {
-	for _, l := range []struct {
-		what       int
-		soft, hard uint64
-	}{
+// setLimits sets what a login would, the soft limits that programs expect and hard
+// ones that they may raise to, and over it what the user has where the job comes from.
+func setLimits(given []limit) {
+	usual := []limit{
 		{rlimitCore, 0, rlimitInfinity},
 		{syscall.RLIMIT_NOFILE, defaultFiles, defaultFilesHard},
 		{syscall.RLIMIT_STACK, defaultStack, rlimitInfinity},
-	} {
+	}
+	for _, l := range append(usual, given...) {
 		var old syscall.Rlimit
 		if syscall.Getrlimit(l.what, &old) != nil {
 			continue
 		}
-		if syscall.Setrlimit(l.what, &syscall.Rlimit{Cur: l.soft, Max: l.hard}) != nil {
+		if syscall.Setrlimit(l.what, &syscall.Rlimit{Cur: min(l.soft, l.hard), Max: l.hard}) != nil {
 			// Raising the hard limit takes a right that we may lack.
 			syscall.Setrlimit(l.what, &syscall.Rlimit{Cur: min(l.soft, old.Max), Max: old.Max})
 		}

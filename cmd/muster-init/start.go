@@ -18,7 +18,7 @@ func start(c config) (pid int, failed *startError) {
 		Dir:   "",
 		Env:   c.env,
 		Files: []uintptr{0, 1, 2},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
 	}
 	failed = &startError{exitNotFound, c.argv[0] + ": command not found on this node"}
 	for _, file := range candidates(c.argv[0], c.env) {

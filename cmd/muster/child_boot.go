@@ -22,6 +22,11 @@ import (
 // runBoot is the process that answers machines which boot.
 func runBoot(ctx context.Context, env childEnv) error {
 	o := env.opts
+	found, err := mdnsLinks(&env)
+	if err != nil {
+		return err
+	}
+	defer closeLinks(found)
 	sockets, err := bootSockets(env)
 	if err != nil {
 		return err
@@ -42,6 +47,10 @@ func runBoot(ctx context.Context, env childEnv) error {
 	if err != nil {
 		return err
 	}
+	head, err := tellClasses(ctx, link, o, ifaces)
+	if err != nil {
+		return err
+	}
 	loaders := loaderFS{blobs}
 	server, err := pxe.New(pxe.Config{
 		Booter: coreBooter{link}, Sockets: sockets, Interfaces: ifaces, Observer: link, Log: env.log,
@@ -58,6 +67,7 @@ func runBoot(ctx context.Context, env childEnv) error {
 	g.Go(func() error { return link.run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { tellInterfaces(ctx, link, server); return nil })
+	g.Go(func() error { return respondMDNS(ctx, head, o, found, env.log) })
 	if sockets.TFTP != nil {
 		ts, err := tftp.New(tftp.Config{
 			Conn: sockets.TFTP, Source: tftp.FS(loaders), Log: env.log,
@@ -164,6 +174,11 @@ func bootOf(d api.BootDecision, m pxe.Machine) pxe.Boot {
 	}
 	if ip, err := netip.ParseAddr(d.FixedIP); err == nil {
 		b.FixedIP = ip
+	}
+	for _, l := range d.Loaders {
+		if m.Client == pxe.ClientHTTP && l.Client == string(pxe.ClientHTTP) && (l.Arch == m.Arch || m.Arch == "") {
+			b.Program = pxe.BlobPath(l.SHA256, l.Name)
+		}
 	}
 	kind := string(pxe.ClientUEFI)
 	if m.Client == pxe.ClientBIOS {

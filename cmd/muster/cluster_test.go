@@ -53,6 +53,23 @@ func startCluster(t testing.TB, headArgs ...string) *cluster {
 	return c
 }
 
+// startClusterOf starts a head that publishes another image than that of the tests.
+func startClusterOf(t testing.TB, image string, headArgs ...string) *cluster {
+	t.Helper()
+	c := newCluster(t)
+	c.image = image
+	c.startHead(headArgs...)
+	return c
+}
+
+// shippedImage is an image that make built beside that of the tests.
+func shippedImage(t testing.TB, name string) string {
+	t.Helper()
+	dir := filepath.Join(filepath.Dir(os.Getenv("MUSTER_IMAGE")), name)
+	need.File(t, filepath.Join(dir, "manifest.json"), "run the tests with make test-vm, which builds the image")
+	return dir
+}
+
 // newCluster makes the network of a cluster without starting its head. The
 // head's log and the consoles of machines are artifacts of a failed test.
 func newCluster(t testing.TB) *cluster {
@@ -188,7 +205,7 @@ func (c *cluster) boot(cfg vm.Config, filter func([]byte) []byte) *guest {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	cfg.Dir, cfg.MemMiB = c.dir, 512
+	cfg.Dir = c.dir
 	cfg.NICs = []vm.NIC{{Port: port, MAC: mac, Filter: filter}}
 	m, err := vm.Start(cfg)
 	if err != nil {

@@ -51,9 +51,11 @@ func beginsBoot(before, e api.BootEvent) bool {
 	switch {
 	case before.Time.IsZero():
 		return true
-	case e.Stage == api.StageApproved, e.Stage == api.StageUserland, e.Stage == api.StagePreparing, e.Stage == api.StageReady:
+	case before.Stage == api.StageKexec && e.Stage == api.StageAgent:
+		return true // the other image
+	case e.Stage == api.StageApproved, e.Stage == api.StageKexec, e.Stage == api.StageUserland, e.Stage == api.StagePreparing, e.Stage == api.StageReady:
 		return false // a person may take a while to approve, and a slow network for a userland
-	case e.Stage == api.StageDHCP && slices.Contains([]api.BootStage{api.StageAgent, api.StagePending, api.StageApproved, api.StageUserland, api.StagePreparing, api.StageReady}, before.Stage):
+	case e.Stage == api.StageDHCP && slices.Contains([]api.BootStage{api.StageAgent, api.StagePending, api.StageApproved, api.StageUserland, api.StagePreparing, api.StageKexec, api.StageReady}, before.Stage):
 		return true
 	}
 	return e.Time.Sub(before.Time) > newBootAfter

@@ -16,24 +16,27 @@ import (
 	"golang.org/x/term"
 
 	"muster/builder"
+	"muster/builder/uki"
 	"muster/images"
 	"muster/initramfs"
 )
 
 // buildRequest is what `muster build` was asked for.
 type buildRequest struct {
-	name    string // shipped definition or file
-	output  string // folder; "": the name of the definition
-	cache   string // "": the user's
-	lock    string // "": lock.json in output
-	update  bool
-	locked  bool
-	offline bool
-	fast    bool
-	asJSON  bool
-	verbose bool
-	stdout  io.Writer
-	stderr  io.Writer
+	name     string // shipped definition or file
+	output   string // folder; "": the name of the definition
+	cache    string // "": the user's
+	lock     string // "": lock.json in output
+	update   bool
+	locked   bool
+	offline  bool
+	fast     bool
+	asJSON   bool
+	verbose  bool
+	signKey  string // files; "": nothing is signed
+	signCert string
+	stdout   io.Writer
+	stderr   io.Writer
 }
 
 func newBuildCommand() *cobra.Command {
@@ -42,14 +45,18 @@ func newBuildCommand() *cobra.Command {
 		Use:   "build DEFINITION",
 		Short: "Build an image for network boot, CD and USB stick",
 		Long: `Build an image from a definition: a YAML file, or the name of one that muster
-brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the initramfs,
-the network boot programs, NAME.iso for CD and USB stick, the lock that pins
-every package, and manifest.json. The same lock gives the same bytes, whoever
-builds it and where; the time of all files is that of the lock, or
-SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
+brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the
+initramfs, the network boot programs, NAME.iso for CD and USB stick, NAME.efi
+for UEFI, the lock that pins every package, and manifest.json. The same lock
+gives the same bytes, whoever builds it and where; the time of all files is that
+of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other programs.
+
+With --sign-key and --sign-cert NAME.efi starts where Secure Boot is on and the
+certificate is enrolled in the firmware.`,
 		Example: `  muster build compute
   muster build ./mine.yaml --output mine
   muster build compute --update        # with the newest packages
+  muster build ./mine.yaml --sign-key site.key --sign-cert site.crt
   muster build ./mine.yaml --lock mine.lock.json --locked --offline`,
 		GroupID: "start",
 		Args:    cobra.ExactArgs(1),
@@ -72,6 +79,8 @@ SOURCE_DATE_EPOCH. It takes neither root nor other programs.`,
 	f.BoolVar(&r.locked, "locked", false, "fail if there is no lock or it does not fit the definition")
 	f.BoolVar(&r.offline, "offline", false, "take packages from the cache only")
 	f.BoolVar(&r.fast, "fast", false, "compress less: a second sooner, a tenth larger")
+	f.StringVar(&r.signKey, "sign-key", "", "`file` with the key (PEM, RSA) that signs NAME.efi for Secure Boot")
+	f.StringVar(&r.signCert, "sign-cert", "", "`file` with the certificate of that key (PEM or DER)")
 	f.BoolVar(&r.asJSON, "json", false, "print the manifest")
 	f.BoolVarP(&r.verbose, "verbose", "v", false, "log every step")
 	_ = c.RegisterFlagCompletionFunc("output", folders)
@@ -89,10 +98,16 @@ func buildImage(ctx context.Context, r buildRequest) error {
 		return err
 	}
 	cfg.LockFile, cfg.Update, cfg.Locked, cfg.Offline, cfg.Fast = r.lock, r.update, r.locked, r.offline, r.fast
+	if cfg.Signer, err = readSigner(r.signKey, r.signCert); err != nil {
+		return err
+	}
 	if err := addPayload(&cfg); err != nil {
 		return err
 	}
 	cfg.Log = newLogger(r.stderr, r.verbose)
+	if cfg.Signer != nil {
+		warnSigner(cfg)
+	}
 	start := time.Now()
 	p := newProgress(r.stderr)
 	cfg.Progress = p.show
@@ -122,6 +137,39 @@ func builderConfig(d *images.Definition, output, cache string) (builder.Config, 
 	}
 	cfg.Time, err = sourceDate(os.Getenv("SOURCE_DATE_EPOCH"))
 	return cfg, err
+}
+
+// readSigner reads key and certificate; nil where neither is given.
+func readSigner(keyFile, certFile string) (*uki.Signer, error) {
+	switch {
+	case keyFile == "" && certFile == "":
+		return nil, nil
+	case keyFile == "" || certFile == "":
+		return nil, usagef("--sign-key and --sign-cert belong together: a signature needs a key and its certificate")
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, usagef("reading the key to sign with: %w", err)
+	}
+	cert, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, usagef("reading the certificate to sign with: %w", err)
+	}
+	s, err := uki.NewSigner(keyFile, key, certFile, cert)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return s, nil
+}
+
+// warnSigner warns of what will be signed and will not do what people want.
+func warnSigner(cfg builder.Config) {
+	if w := cfg.Signer.Warning(time.Now()); w != "" {
+		cfg.Log.Warn(w)
+	}
+	if cfg.Definition.Site.Head == "" {
+		cfg.Log.Warn("the signed UKI will name no head, and cannot be personalized; put head and pin under site: in the definition", "image", cfg.Definition.Name)
+	}
 }
 
 // inputIsUsage makes what a definition or a lock has wrong wrong use.

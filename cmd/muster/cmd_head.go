@@ -30,6 +30,7 @@ type headOptions struct {
 	DHCP       string   // auto, full, proxy, off
 	DHCPForce  bool
 	TFTP, RA   bool
+	MDNS       bool
 	Images     []string // folders to publish at start
 	HTTPPort   int
 	FilesPort  int
@@ -50,7 +51,7 @@ const systemState = "/var/lib/muster"
 
 func newHeadCommand() *cobra.Command {
 	var o headOptions
-	var noTFTP, noRA string
+	var noTFTP, noRA, noMDNS string
 	c := &cobra.Command{
 		Use:   "head",
 		Short: "Run the head: boot machines, let them join, give them jobs",
@@ -67,7 +68,7 @@ the addresses itself.`,
 		GroupID: "start",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := o.complete(noTFTP, noRA); err != nil {
+			if err := o.complete(noTFTP, noRA, noMDNS); err != nil {
 				return err
 			}
 			return runHead(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -79,6 +80,7 @@ the addresses itself.`,
 	f.BoolVar(&o.DHCPForce, "dhcp-force", false, "give out addresses even beside another DHCP server")
 	f.StringVar(&noTFTP, "tftp", "on", "`on|off`: send boot programs by TFTP")
 	f.StringVar(&noRA, "ra", "on", "`on|off`: answer router solicitations, which spares iPXE 16 seconds")
+	f.StringVar(&noMDNS, "mdns", "on", "`on|off`: machines that were told no head find this one by multicast DNS")
 	f.StringArrayVar(&o.Images, "image", nil, "`folder` of an image to publish at start (repeat for more; the first is the default)")
 	f.StringVar(&o.State, "state", os.Getenv("MUSTER_STATE"), "`folder` of all state (default "+systemState+", or below your home without root)")
 	f.IntVar(&o.HTTPPort, "http-port", 80, "`port` of boot scripts and boot programs")
@@ -90,7 +92,7 @@ the addresses itself.`,
 	f.Lookup("no-sync").Hidden = true
 	for name, complete := range map[string]cobra.CompletionFunc{
 		"interface": cobra.FixedCompletions(interfaceNames(), cobra.ShellCompDirectiveNoFileComp),
-		"dhcp":      words("auto", "full", "proxy", "off"), "tftp": words("on", "off"), "ra": words("on", "off"),
+		"dhcp":      words("auto", "full", "proxy", "off"), "tftp": words("on", "off"), "ra": words("on", "off"), "mdns": words("on", "off"),
 		"image": folders, "state": folders,
 	} {
 		_ = c.RegisterFlagCompletionFunc(name, complete)
@@ -114,11 +116,11 @@ func envList(key string) []string {
 }
 
 // complete checks the options and fills in defaults.
-func (o *headOptions) complete(tftp, ra string) error {
+func (o *headOptions) complete(tftp, ra, mdns string) error {
 	for _, s := range []struct {
 		flag, value string
 		to          *bool
-	}{{"tftp", tftp, &o.TFTP}, {"ra", ra, &o.RA}} {
+	}{{"tftp", tftp, &o.TFTP}, {"ra", ra, &o.RA}, {"mdns", mdns, &o.MDNS}} {
 		switch s.value {
 		case "on":
 			*s.to = true
@@ -366,6 +368,9 @@ func openSockets(ctx context.Context, o headOptions, cred *syscall.Credential) (
 	}
 	for i, name := range names {
 		files[name] = passed[i]
+	}
+	if o.MDNS {
+		return files, openMDNS(ctx, o.Interfaces, files)
 	}
 	return files, nil
 }

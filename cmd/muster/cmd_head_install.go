@@ -37,7 +37,7 @@ of those who may operate the cluster, write
 				_, err := fmt.Fprint(cmd.OutOrStdout(), unit)
 				return err
 			}
-			if err := o.complete("on", "on"); err != nil {
+			if err := o.complete("on", "on", "on"); err != nil {
 				return err
 			}
 			if os.Geteuid() != 0 {

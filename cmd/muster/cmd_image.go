@@ -22,7 +22,7 @@ func newImageCommand(at *headFlag) *cobra.Command {
 		GroupID: "admin",
 		Example: "  muster build compute\n  muster image publish compute --default",
 	}
-	c.AddCommand(newImageListCommand(at), newImagePublishCommand(at), newImageDefaultCommand(at), newImageRemoveCommand(at), newImageDiffCommand(at))
+	c.AddCommand(newImageListCommand(at), newImagePublishCommand(at), newImageDefaultCommand(at), newImageSetCommand(at), newImageRemoveCommand(at), newImageDiffCommand(at))
 	return c
 }
 
@@ -49,13 +49,13 @@ for it the next time it starts; until then it keeps what it runs.`,
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no images; publish one with: muster image publish DIR")
 				return err
 			}
-			t := table{head: []string{"NAME", "ID", "KERNEL", "SIZE", "DEFAULT", "ASSIGNED", "NODES"}}
+			t := table{head: []string{"NAME", "ID", "KERNEL", "SIZE", "DEFAULT", "KEXEC", "ASSIGNED", "NODES"}}
 			for _, i := range list.Items {
 				def := ""
 				if i.Default {
 					def = "yes"
 				}
-				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, orDash(api.FormatHostList(i.Assigned)), orDash(api.FormatHostList(i.Nodes)))
+				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, string(i.Kexec), orDash(api.FormatHostList(i.Assigned)), orDash(api.FormatHostList(i.Nodes)))
 			}
 			return t.write(cmd.OutOrStdout())
 		}),
@@ -105,6 +105,34 @@ func newImageDefaultCommand(at *headFlag) *cobra.Command {
 			return err
 		}),
 	}
+}
+
+func newImageSetCommand(at *headFlag) *cobra.Command {
+	var kexec string
+	c := &cobra.Command{
+		Use:   "set IMAGE --kexec=media|always|never",
+		Short: "Choose which machines go on with an image by kexec",
+		Long: `Choose which machines start an image, by name or ID, when they join with another
+one although the head has this one for them: they load its kernel and start it
+(kexec), before they take a job. With media, which an image has at first, those
+do that were booted from a CD or a USB stick.`,
+		Example: "  muster image set compute --kexec=never",
+		Args:    cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			if kexec == "" {
+				return usagef("nothing is set; say --kexec=media, --kexec=always or --kexec=never")
+			}
+			img, err := call.client.SetImage(cmd.Context(), args[0], api.ImageSettings{Kexec: api.KexecPolicy(kexec)})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s (%s): kexec %s\n", img.Name, short(img.ID), img.Kexec)
+			return err
+		}),
+	}
+	c.Flags().StringVar(&kexec, "kexec", "", "which `machines`: media, always or never")
+	_ = c.RegisterFlagCompletionFunc("kexec", words("media", "always", "never"))
+	return c
 }
 
 func newImageRemoveCommand(at *headFlag) *cobra.Command {

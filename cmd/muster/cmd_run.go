@@ -38,7 +38,12 @@ type runFlags struct {
 	name   string
 	detach bool
 	prefix bool
-	time   string // catches Slurm's -t and docker's
+	tty    bool
+	time   string // catches Slurm's --time
+	output string
+	errors string
+	stdin  string
+	alone  bool
 }
 
 func newRunCommand(at *headFlag) *cobra.Command {
@@ -54,7 +59,8 @@ logs.`,
   muster run -n 8 --spread -- uname -n
   sort words | muster run uniq -c > counts
   muster run --send ./tool --send in.dat -- ./tool in.dat
-  muster run -d ./long; muster job logs -f 17`,
+  muster run -t python3
+  muster run -d -o sim.log ./long; muster job logs -f 17`,
 		GroupID: "use",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			status, err := runJob(cmd, at, f, args)
@@ -83,8 +89,12 @@ logs.`,
 	flags.StringVar(&f.name, "name", "", "`name` of the job (default: its command)")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return")
 	flags.BoolVar(&f.prefix, "prefix", false, "begin each line with its task")
-	flags.StringVarP(&f.time, "time", "t", "", "")
-	flags.Lookup("time").NoOptDefVal = noValue
+	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal, as for an editor or a shell")
+	flags.StringVarP(&f.output, "output", "o", "", "`file` on a share that the node writes output and errors to; %j is the job's number, %t the task's")
+	flags.StringVarP(&f.errors, "error", "e", "", "`file` on a share for errors alone")
+	flags.StringVar(&f.stdin, "stdin", "all", "who reads the input: all, first or none")
+	flags.BoolVar(&f.alone, "private", false, "work in an empty private folder, not in this one")
+	flags.StringVar(&f.time, "time", "", "")
 	flags.Lookup("time").Hidden = true
 	c.Annotations = map[string]string{"status": `Exit status: the command's (128 + signal, 126 and 127 as a shell says them; the
 highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
@@ -110,9 +120,8 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	// which the first Ctrl-C ends, is of no use.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
 	defer cancel()
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-	defer signal.Stop(signals)
+	signals, stop := passSignals(ctx)
+	defer stop()
 	// A reader of our output that goes away, as head -1 does, is an error of
 	// the write, which the job gets as SIGPIPE, and not our own end.
 	signal.Ignore(syscall.SIGPIPE)
@@ -133,8 +142,16 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	}
 	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
 	run := client.RunOptions{Signals: signals, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
+	waits := &waitNotice{say: run.Notice}
+	defer waits.stop()
+	run.Changed = waits.changed
 	if spec.Stdin {
 		run.Stdin = cmd.InOrStdin()
+	}
+	if f.tty {
+		screen := openScreen(cmd.InOrStdin(), cmd.OutOrStdout())
+		defer screen.close()
+		spec.Terminal, run.Windows = screen.window, screen.sizes(ctx)
 	}
 	run.Output = func(task int, stream api.Stream, data []byte) error {
 		w := out
@@ -177,10 +194,15 @@ func jobStatus(w io.Writer, j api.Job) int {
 // spec checks the flags and makes the job's specification of them. The
 // hashes of files are still missing.
 func (f runFlags) spec(args []string) (api.JobSpec, error) {
-	if f.time != "" {
-		return api.JobSpec{}, timeError(f.time, args)
-	}
 	switch {
+	case f.time != "":
+		return api.JobSpec{}, timeError("--time", f.time, args)
+	case f.tty && len(args) > 0 && args[0] != "" && strings.Trim(args[0], "0123456789:-") == "":
+		return api.JobSpec{}, timeError("-t", args[0], args[1:])
+	case f.tty && f.detach:
+		return api.JobSpec{}, usagef("-t -d: a detached job has nobody at its terminal; leave one out, and look at it later with: muster job attach")
+	case f.stdin != "all" && f.stdin != "first" && f.stdin != "none":
+		return api.JobSpec{}, usagef("--stdin %s: it is all, first or none", f.stdin)
 	case len(args) == 0:
 		return api.JobSpec{}, usagef("no command to run; as in: muster run hostname")
 	case f.tasks < 1:
@@ -199,7 +221,17 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 	}
 	spec := api.JobSpec{
 		Argv: args, Name: f.name, Tasks: f.tasks, Spread: f.spread, On: f.on, Cores: f.cores, MemMiB: mem,
-		Detached: f.detach, Stdin: !f.detach, Label: f.prefix, Env: passedEnvironment(os.Environ()), RequestID: rand.Text(),
+		Detached: f.detach, Stdin: !f.detach && f.stdin != "none", StdinFirst: f.stdin == "first",
+		Label: f.prefix, Env: passedEnvironment(os.Environ()), RequestID: rand.Text(),
+		Private: f.alone || len(f.send) > 0, Limits: ownLimits(),
+	}
+	umask := ownUmask()
+	spec.Umask = &umask
+	if err := f.places(&spec); err != nil {
+		return api.JobSpec{}, err
+	}
+	for i, a := range spec.Argv {
+		spec.Argv[i] = api.EncodeText(a)
 	}
 	for _, name := range f.send {
 		path := filepath.ToSlash(filepath.Clean(name))
@@ -211,38 +243,49 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 	return spec, nil
 }
 
-// noValue is the value of -t without one.
-const noValue = " "
+// places fills in the working directory and the files for output.
+func (f runFlags) places(spec *api.JobSpec) error {
+	dir, err := workingDir()
+	if err != nil {
+		return err
+	}
+	spec.Dir = api.EncodeText(dir)
+	for _, p := range []struct {
+		flag, file string
+		to         *string
+	}{{"-o", f.output, &spec.Output}, {"-e", f.errors, &spec.Errors}} {
+		if p.file == "" {
+			continue
+		}
+		if spec.Private && !filepath.IsAbs(p.file) {
+			return usagef("%s %s: the command works in a private folder that ends with it; name a file on a share from / on", p.flag, p.file)
+		}
+		if !filepath.IsAbs(p.file) {
+			p.file = filepath.Join(dir, p.file)
+		}
+		*p.to = api.EncodeText(filepath.Clean(p.file))
+	}
+	return nil
+}
 
-// timeError says what to use in place of -t or --time.
-func timeError(limit string, args []string) error {
-	if limit == noValue && len(args) > 0 {
-		limit, args = args[0], args[1:]
+// workingDir is the folder of the caller, by the name that the shell has for it where that
+// is right: a share may be reached by a link.
+func workingDir() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("finding the working directory: %w", cause(err))
 	}
-	if limit == noValue || strings.Trim(limit, "0123456789:-") != "" {
-		return usagef("-t: a task has no terminal yet; leave the flag out")
-	}
+	return filepath.Clean(dir), nil
+}
+
+// timeError says what to use in place of Slurm's time limit.
+func timeError(flag, limit string, args []string) error {
 	end := "10m"
 	if _, err := strconv.Atoi(limit); err == nil {
 		end = limit + "m"
 	}
-	return usagef("-t %s is how Slurm limits the time; tasks of muster run until they end, and timeout(1) ends them earlier: muster run timeout %s %s",
-		limit, end, orWord(strings.Join(args, " "), "COMMAND"))
-}
-
-// passedEnvironment is the part of the environment that has a meaning on
-// another machine.
-func passedEnvironment(env []string) []string {
-	var out []string
-	for _, kv := range env {
-		key, _, _ := strings.Cut(kv, "=")
-		switch {
-		case key == "LANG", key == "TZ", key == "TERM", key == "USER", key == "LOGNAME",
-			strings.HasPrefix(key, "LC_"), strings.HasPrefix(key, "OMP_"):
-			out = append(out, kv)
-		}
-	}
-	return out
+	return usagef("%s %s is how Slurm limits the time; tasks of muster run until they end, and timeout(1) ends them earlier: muster run timeout %s %s",
+		flag, limit, end, orWord(strings.Join(args, " "), "COMMAND"))
 }
 
 // parseMemory reads 512M or 2G as mebibytes; "" is 0.

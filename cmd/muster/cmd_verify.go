@@ -1,36 +1,48 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"muster/builder"
+	"muster/builder/uki"
 	"muster/images"
 )
 
 func newVerifyCommand() *cobra.Command {
 	var asJSON bool
+	var certFile string
 	c := &cobra.Command{
 		Use:   "verify FILE|DIR",
 		Short: "Check an image, an ISO file or a USB stick, and say what it is",
 		Long: `Check what a build wrote, without booting it: a folder with an image, one of its
-files, or the stick that an ISO file was written to. Boot records, partition
-tables, file systems and the initramfs are read anew, and every file is compared
-with the manifest; a medium without one, with the list that is on the medium.
-Nothing is changed. The site segment of a medium (muster personalize) has no
-influence.
+files, or the stick that one was written to. Boot records, partition tables,
+file systems, the initramfs, the sections and the signature of a UEFI program
+are read anew, and every file is compared with the manifest; a medium without
+one, with the list that is on the medium. Nothing is changed. The site segment
+of a medium (muster personalize) has no influence.
 
 Exit status: 0 all is as it should be, 1 something differs (it is named), 2
 wrong use.`,
-		Example: "  muster verify build/compute\n  muster verify build/compute/compute.iso\n  sudo muster verify /dev/sdb",
+		Example: "  muster verify build/compute\n  muster verify build/compute/compute.iso\n  muster verify build/compute --cert site.crt\n  sudo muster verify /dev/sdb",
 		GroupID: "start",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			checked, err := builder.Verify(args[0])
+			verify := builder.Verify
+			if certFile != "" {
+				cert, err := readCertificate(certFile)
+				if err != nil {
+					return err
+				}
+				verify = func(name string) ([]builder.Checked, error) { return builder.VerifySigned(name, cert) }
+			}
+			checked, err := verify(args[0])
 			if errors.Is(err, os.ErrNotExist) && len(checked) == 0 {
 				return usageError{err}
 			}
@@ -43,7 +55,21 @@ wrong use.`,
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.Flags().StringVar(&certFile, "cert", "", "demand that NAME.efi and NAME.img are signed by the key of the certificate in this `file`")
 	return c
+}
+
+// readCertificate reads the certificate that a signature shall be of.
+func readCertificate(name string) (*x509.Certificate, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, usagef("reading the certificate: %w", err)
+	}
+	chain, err := uki.ParseCertificates(data)
+	if err != nil {
+		return nil, usagef("certificate %s: %w", name, err)
+	}
+	return chain[0], nil
 }
 
 func writeChecked(w io.Writer, checked []builder.Checked) error {
@@ -52,8 +78,13 @@ func writeChecked(w io.Writer, checked []builder.Checked) error {
 			return err
 		}
 		if c.Medium != nil {
-			if err := writeMedium(w, c.Medium); err != nil {
+			if err := writeMedium(w, c.Medium, c.Signature != nil); err != nil {
 				return err
+			}
+			if s := c.Signature; s != nil {
+				if _, err := fmt.Fprintf(w, "    cert  %s, to %s\n", s.SHA256, s.NotAfter.UTC().Format(time.DateOnly)); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -61,9 +92,12 @@ func writeChecked(w io.Writer, checked []builder.Checked) error {
 }
 
 // writeMedium prints what a medium is made for.
-func writeMedium(w io.Writer, m *builder.Medium) error {
+func writeMedium(w io.Writer, m *builder.Medium, signed bool) error {
 	s := m.Site
-	if s.Head == "" {
+	switch {
+	case s.Head == "" && signed:
+		s.Head = "none: machines will not know where to join; give one under site: in the definition and build it again"
+	case s.Head == "":
 		s.Head = "none: machines will not know where to join; give one with muster personalize"
 	}
 	_, err := fmt.Fprintf(w, "    image %s\n    head  %s\n    pin   %s\n    label %s\n", short(m.ID), s.Head, orDash(s.Pin), orDash(s.Label))
@@ -78,10 +112,11 @@ func newPersonalizeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "personalize FILE",
 		Short: "Tell an ISO file or USB stick which head its machines join",
-		Long: `Rewrite the site segment of an ISO file, or of the stick that it was written to,
-in place. What is not given stays as it is; an empty value ("") takes it away.
-Nothing is built anew, and muster verify still accepts the medium. The head's
-pin is shown by: muster status.`,
+		Long: `Rewrite the site segment of an ISO file, a NAME.efi, a NAME.img, or of the stick
+that it was written to, in place. What is not given stays as it is; an empty
+value ("") takes it away. Nothing is built anew, and muster verify still accepts
+the medium. One that is signed is refused, as the signature covers the site. The
+head's pin is shown by: muster status.`,
 		Example: `  muster personalize compute.iso --head 10.77.0.1 --pin 5f0c...
   sudo muster personalize /dev/sdb --head head.example.org`,
 		GroupID: "start",
@@ -123,7 +158,7 @@ pin is shown by: muster status.`,
 		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: image %s\n", args[0], m.Name); err != nil {
 			return err
 		}
-		return writeMedium(cmd.OutOrStdout(), m)
+		return writeMedium(cmd.OutOrStdout(), m, false)
 	}
 	return c
 }

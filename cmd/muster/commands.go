@@ -11,7 +11,7 @@ func commands() []*cobra.Command {
 	at := &headFlag{}
 	users := []*cobra.Command{
 		newStatusCommand(at), newRunCommand(at), newJobCommand(at), newNodeCommand(at), newEnrollCommand(at),
-		newImageCommand(at), newBootCommand(at), newConfigCommand(at),
+		newImageCommand(at), newShareCommand(at), newBootCommand(at), newConfigCommand(at),
 	}
 	for _, c := range users {
 		c.PersistentFlags().StringVar(&at.addr, "head", os.Getenv("MUSTER_HEAD"), "the head: `path` of its socket or https address (MUSTER_HEAD)")

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 
 	"muster/api"
 	"muster/api/client"
+	"muster/images"
 	"muster/internal/vm"
 )
 
@@ -326,6 +328,27 @@ func (d *demo) compareFingerprints(ctx context.Context, nodes []api.Node) error 
 	return nil
 }
 
+// demoJob is a job of the demo, as a person types it and as it is run.
+type demoJob struct {
+	shown, stdin string
+	args         []string
+	status       int
+}
+
+// hasUserland says whether the image in a folder has a userland.
+func hasUserland(dir string) bool {
+	raw, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	if err != nil {
+		return false
+	}
+	m, err := images.ParseManifest(dir, raw)
+	if err != nil {
+		return false
+	}
+	_, ok := m.Userland()
+	return ok
+}
+
 // runJobs runs the jobs of the demo and checks what they say.
 func (d *demo) runJobs(ctx context.Context) error {
 	prime, err := payload("demo-prime")
@@ -338,20 +361,20 @@ func (d *demo) runJobs(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(d.opts.Dir, "bin", "demo-prime"), prime, 0o755); err != nil {
 		return err
 	}
-	jobs := []struct {
-		shown, stdin string
-		args         []string
-		status       int
-	}{
+	jobs := []demoJob{
 		{"muster run hostname", "", []string{"hostname"}, 0},
 		{"muster run -n 2 --spread -- uname -n -r -m", "", []string{"-n", "2", "--spread", "--", "uname", "-n", "-r", "-m"}, 0},
 		{`printf 'b\na\n' | muster run sort`, "b\na\n", []string{"sort"}, 0},
+		{"muster run python3 -c 'print(6*7)'", "", []string{"python3", "-c", "print(6*7)"}, 0},
 		{"muster run sh -c 'exit 7'; echo $?", "", []string{"sh", "-c", "exit 7"}, 7},
 		{
 			"muster run --send ./bin/demo-prime -- ./bin/demo-prime 2000000", "",
 			[]string{"--send", "./bin/demo-prime", "--", "./bin/demo-prime", "2000000"},
 			0,
 		},
+	}
+	if !hasUserland(d.opts.Image) {
+		jobs = slices.DeleteFunc(jobs, func(j demoJob) bool { return j.args[0] == "python3" })
 	}
 	for _, j := range jobs {
 		d.say("$ %s", j.shown)

@@ -57,6 +57,7 @@ func TestVMDemo(t *testing.T) {
 		`(?m)^\$ muster run hostname\nn[12]$`,
 		`(?m)^\$ muster run -n 2 --spread -- uname -n -r -m\nn[12] \S+ x86_64\nn[12] \S+ x86_64$`,
 		`(?m)^a\nb$`,
+		`(?m)^\$ muster run python3 -c 'print\(6\*7\)'\n42$`,
 		`(?m)^\$ muster run sh -c 'exit 7'; echo \$\?\n7$`,
 		`(?m)^148933 primes below 2000000, counted on n[12]$`,
 		`(?m)^n1 +ready .*\nn2 +ready `,

@@ -10,7 +10,7 @@ import (
 )
 
 func TestRunSpec(t *testing.T) {
-	one := runFlags{tasks: 1, cores: 1}
+	one := runFlags{tasks: 1, cores: 1, stdin: "all"}
 	with := func(change func(*runFlags)) runFlags {
 		f := one
 		change(&f)
@@ -25,8 +25,12 @@ func TestRunSpec(t *testing.T) {
 		"no command":    {one, nil, "no command to run"},
 		"no tasks":      {with(func(f *runFlags) { f.tasks = 0 }), []string{"true"}, "at least one task"},
 		"no cores":      {with(func(f *runFlags) { f.cores = 0 }), []string{"true"}, "at least one core"},
-		"slurm's time":  {with(func(f *runFlags) { f.time = noValue }), []string{"10", "./x"}, "muster run timeout 10m ./x"},
-		"terminal":      {with(func(f *runFlags) { f.time = noValue }), []string{"sh"}, "no terminal yet"},
+		"slurm's -t":    {with(func(f *runFlags) { f.tty = true }), []string{"10", "./x"}, "muster run timeout 10m ./x"},
+		"slurm's time":  {with(func(f *runFlags) { f.time = "1:00" }), []string{"./x"}, "--time 1:00 is how Slurm"},
+		"terminal":      {with(func(f *runFlags) { f.tty = true }), []string{"sh"}, ""},
+		"nobody's":      {with(func(f *runFlags) { f.tty, f.detach = true, true }), []string{"sh"}, "muster job attach"},
+		"stdin":         {with(func(f *runFlags) { f.stdin = "some" }), []string{"sh"}, "all, first or none"},
+		"private -o":    {with(func(f *runFlags) { f.alone, f.output = true, "out" }), []string{"sh"}, "name a file on a share"},
 		"memory":        {with(func(f *runFlags) { f.mem = "512" }), []string{"true"}, "512M or 2G"},
 		"host list":     {with(func(f *runFlags) { f.on = "n[1-" }), []string{"true"}, "--on"},
 		"absolute file": {with(func(f *runFlags) { f.send = []string{"/bin/sh"} }), []string{"true"}, "below the working directory"},

@@ -3,14 +3,18 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"muster/api"
 	"muster/builder"
@@ -100,6 +104,9 @@ func (c *cluster) bootMedium(t *testing.T, b mediumBoot, medium string) {
 	outer := c.t
 	c.t = t
 	defer func() { c.t = outer }()
+	second := filepath.Join(t.TempDir(), "sata.img")
+	copyFile(t, disk, second)
+	cfg.Args = []string{"-drive", "if=none,id=sata,format=raw,cache=unsafe,file=" + second, "-device", "ide-hd,drive=sata,bus=ide.0"}
 	g := c.boot(cfg, nil)
 	c.waitState(g, api.NodePending)
 	if _, err := g.WaitFor(t.Context(), regexp.MustCompile(`muster: medium .*"room 12"; take it out if you like`)); err != nil {
@@ -124,27 +131,46 @@ func (c *cluster) bootMedium(t *testing.T, b mediumBoot, medium string) {
 			t.Errorf("lockdown is %q (%s), want integrity: Secure Boot is not on", r.stdout, r.stderr)
 		}
 	}
-	g.Kill()
-	if fileHash(t, disk) != before {
-		t.Error("the machine's disk was written to")
+	// Which of them the machine has a driver for, is a matter of the image.
+	t.Logf("disks that the machine sees:\n%s", c.muster("", "run", "--on", node.Name, "--", "cat", "/proc/partitions").stdout)
+	if err := g.PowerButton(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-g.Done():
+	case <-time.After(headTime):
+		t.Error("the machine did not switch itself off")
+		g.Kill()
+		<-g.Done()
+	}
+	for _, file := range []string{disk, second} {
+		if fileHash(t, file) != before {
+			t.Errorf("the machine's disk %s was written to", filepath.Base(file))
+		}
 	}
 }
 
-// TestVMMediaWithoutHead boots a medium that nobody personalized: the machine
-// says so, and what to do.
-func TestVMMediaWithoutHead(t *testing.T) {
+// TestVMMediaFindsHead boots a medium that nobody personalized: the machine is told of the head by
+// DHCP, shows its fingerprint, and waits for approval.
+func TestVMMediaFindsHead(t *testing.T) {
 	if os.Getenv("MUSTER_LONG") != "1" {
 		t.Skip("only in make test-vm: boots a medium that names no head")
 	}
-	c := startCluster(t, "--dhcp=full")
+	c := startCluster(t, "--dhcp=full", "--mdns=off")
 	iso, ok := readTestManifest(t, c.image).File(images.KindISO)
 	if !ok {
 		t.Fatal("the image has no ISO file")
 	}
-	g := c.boot(vm.Config{Name: "no-head", Firmware: vm.BIOS, Boot: vm.BootCD, CDROM: filepath.Join(c.image, iso.Name)}, nil)
-	if _, err := g.WaitFor(t.Context(), regexp.MustCompile(`muster: why no head is known; write its address to the medium with: muster personalize`)); err != nil {
+	status, err := c.client.Status(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
+	g := c.boot(vm.Config{Name: "no-head", Firmware: vm.BIOS, Boot: vm.BootCD, CDROM: filepath.Join(c.image, iso.Name)}, nil)
+	n := c.waitState(g, api.NodePending)
+	if _, err := g.WaitFor(t.Context(), regexp.MustCompile(`muster: fingerprint node `+n.Fingerprint+` head `+status.Fingerprint)); err != nil {
+		t.Fatal(err)
+	}
+	c.ready(g)
 }
 
 // hideElTorito removes the boot record: OVMF would use it on a stick too, which
@@ -161,19 +187,78 @@ func hideElTorito(t *testing.T, name string) {
 	}
 }
 
-// writeSignatures makes a disk that many programs would like to look at: the
-// magic numbers of ext4, LVM and RAID.
+// writeSignatures makes a disk that many programs would like to look at, and to mend: a partition with a file system that was not unmounted,
+// one of LVM, and one that is half of a RAID.
 func writeSignatures(t *testing.T, name string) {
 	t.Helper()
-	disk := make([]byte, 16<<20)
-	copy(disk[0x438:], []byte{0x53, 0xef})                    // ext4
-	copy(disk[512:], "LABELONE")                              // LVM
-	copy(disk[536:], "LVM2 001")                              // LVM
-	copy(disk[4096:], []byte{0xfc, 0x4e, 0x2b, 0xa9, 1})      // RAID, version 1.2
-	copy(disk[8<<20:], bytes.Repeat([]byte("data "), 100000)) // what must not be lost
+	const mib = 1 << 20
+	disk := make([]byte, 24*mib)
+	le := binary.LittleEndian
+	for i, p := range []struct {
+		kind        byte
+		first, size uint32 // in sectors
+	}{{0x83, 2048, 16384}, {0x8e, 18432, 8192}, {0xfd, 26624, 8192}} {
+		e := disk[446+16*i:]
+		e[4] = p.kind
+		le.PutUint32(e[8:], p.first)
+		le.PutUint32(e[12:], p.size)
+	}
+	disk[510], disk[511] = 0x55, 0xaa
+	copy(disk[mib:9*mib], dirtyFileSystem(t, 8*mib))
+	lvm := disk[9*mib:]
+	copy(lvm[512:], "LABELONE")
+	le.PutUint64(lvm[520:], 1)  // its sector
+	le.PutUint32(lvm[532:], 32) // where its content begins
+	copy(lvm[536:], "LVM2 001")
+	copy(lvm[544:], "0123456789abcdefghijklmnopqrstuv") // UUID
+	// LVM's sum begins with a number of its own and is not inverted at the end.
+	le.PutUint32(lvm[528:], ^crc32.Update(^uint32(0xf597a6cf), crc32.IEEETable, lvm[532:1024]))
+	raid := disk[13*mib+4096:] // superblock 1.2 lies 4 KiB behind the start
+	le.PutUint32(raid, 0xa92b4efc)
+	le.PutUint32(raid[4:], 1)
+	copy(raid[16:], "array-of-a-test!")
+	le.PutUint32(raid[72:], 1)     // level
+	le.PutUint64(raid[80:], 4096)  // size
+	le.PutUint32(raid[92:], 2)     // disks
+	le.PutUint64(raid[128:], 2048) // where the data begins
+	le.PutUint64(raid[136:], 4096)
+	le.PutUint64(raid[144:], 8) // this superblock
+	le.PutUint32(raid[216:], raidChecksum(raid[:256]))
+	copy(disk[20*mib:], bytes.Repeat([]byte("data "), 100000)) // what must not be lost
 	if err := os.WriteFile(name, disk, 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// raidChecksum is that of an md superblock 1.x without entries of disks: its words with the sum as 0, added up (include/uapi/linux/raid/md_p.h).
+func raidChecksum(b []byte) uint32 {
+	var sum uint64
+	for i := 0; i < len(b); i += 4 {
+		if i != 216 {
+			sum += uint64(binary.LittleEndian.Uint32(b[i:]))
+		}
+	}
+	return uint32(sum&0xffffffff) + uint32(sum>>32)
+}
+
+// dirtyFileSystem is an ext4 that was not unmounted: mounting it, even read-only, would write to it.
+func dirtyFileSystem(t *testing.T, size int) []byte {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "ext4.img")
+	if err := os.WriteFile(image, make([]byte, size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(need.Program(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-O", "^metadata_csum", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const super, needsRecovery = 1024, 0x4
+	b[super+0x60] |= needsRecovery // the journal has to be gone through
+	b[super+0x3a] &^= 1            // not cleanly unmounted
+	return b
 }
 
 func readTestManifest(t *testing.T, dir string) *images.Manifest {

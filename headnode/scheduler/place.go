@@ -17,6 +17,7 @@ type Request struct {
 	MemMiB int64 // of each task; 0 is not known and fits everywhere
 	Spread bool  // no two tasks of the job on one node
 	On     []string
+	Shares []string // paths of the shares that its tasks work in
 	Used   []string // nodes that hold a task of the job now; matters with Spread only
 }
 
@@ -121,9 +122,19 @@ func (o *offer) memLeft() int64 { return min(o.MemMiB-o.MemPlaced, o.MemFree) }
 // mustBeNamed tells whether o is closed to r, which names no node.
 func (o *offer) mustBeNamed(r *Request) bool { return o.NoUserland && len(r.On) == 0 }
 
+// missing is a share that a task of r needs and o has not mounted, "" for none.
+func (o *offer) missing(r *Request) string {
+	for _, s := range r.Shares {
+		if !slices.Contains(o.Shares, s) {
+			return s
+		}
+	}
+	return ""
+}
+
 // fits tells whether a task of r can start on o now.
 func (o *offer) fits(r *Request) bool {
-	return o.Ready && !o.mustBeNamed(r) && o.offered-o.Running >= r.Cores && (r.MemMiB <= 0 || o.memLeft() >= r.MemMiB)
+	return o.Ready && !o.mustBeNamed(r) && o.missing(r) == "" && o.offered-o.Running >= r.Cores && (r.MemMiB <= 0 || o.memLeft() >= r.MemMiB)
 }
 
 // couldRun tells whether a task of r could ever start on o: also on one that has no
@@ -242,7 +253,7 @@ func shapeOf(r Request) string {
 	if r.Spread {
 		return ""
 	}
-	return fmt.Sprintf("%d/%d/%s", r.Cores, r.MemMiB, strings.Join(r.On, ","))
+	return fmt.Sprintf("%d/%d/%s/%q", r.Cores, r.MemMiB, strings.Join(r.On, ","), r.Shares)
 }
 
 // explain says why the tasks of r that are not in placed got no place.
@@ -356,6 +367,8 @@ func obstacle(o *offer, r *Request, used bool) string {
 		return o.Reason
 	case !o.Ready:
 		return "not ready"
+	case o.missing(r) != "":
+		return "without share " + o.missing(r)
 	case used:
 		return "has a task of this job"
 	case o.Weight <= 0:

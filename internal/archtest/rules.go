@@ -27,6 +27,7 @@ var agentExternal = []string{
 	"golang.org/x/sync",
 	"github.com/vishvananda/netlink",
 	"github.com/insomniacslk/dhcp",
+	"golang.org/x/net/dns/dnsmessage",
 }
 
 // parts is the table of arrows of the module. Later steps of the way from
@@ -40,7 +41,7 @@ var parts = []part{
 	{folder: "api/client", imports: []string{"api"}},
 	{folder: "headnode", imports: []string{"api", "images"}},
 	{folder: "headnode/scheduler", imports: []string{"api"}, external: none},
-	{folder: "nodeagent", imports: []string{"api", "internal/kmod"}, external: agentExternal},
+	{folder: "nodeagent", imports: []string{"api", "internal/kmod", "internal/mdns"}, external: agentExternal},
 	{folder: "console", imports: []string{"api"}},
 	{folder: "cmd/muster", imports: []string{""}},
 	{folder: "cmd/muster-agent", imports: []string{"nodeagent", "api", "internal"}, external: agentExternal},

@@ -1,6 +1,9 @@
 package kmod
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"strings"
 )
@@ -37,6 +40,25 @@ func ParseConf(text string) Conf {
 		}
 	}
 	return c
+}
+
+// ReadConf reads all files of the folder dir that end in .conf, in the order of their names.
+// There may be no such folder.
+func ReadConf(fsys fs.FS, dir string) (Conf, error) {
+	names, err := fs.Glob(fsys, dir+"/*.conf")
+	var c Conf
+	for _, name := range names {
+		text, readErr := fs.ReadFile(fsys, name)
+		if readErr != nil {
+			err = errors.Join(err, readErr)
+			continue
+		}
+		c = c.Merge(ParseConf(string(text)))
+	}
+	if err != nil {
+		err = fmt.Errorf("reading the parameters of modules: %w", err)
+	}
+	return c, err
 }
 
 // ParseCmdline reads MODULE.PARAMETER=VALUE and modprobe.blacklist=A,B from a

@@ -38,29 +38,52 @@ func (LinuxKernel) Insert(file, params string) error {
 		return err
 	}
 	defer f.Close()
+	return insert(f, file, params)
+}
+
+// InsertData loads a module that is in memory; file is its name.
+func (LinuxKernel) InsertData(file string, data []byte, params string) error {
+	fd, err := unix.MemfdCreate("module", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("inserting %s: making memory for it: %w", file, err)
+	}
+	f := os.NewFile(uintptr(fd), file)
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("inserting %s: %w", file, err)
+	}
+	return insert(f, file, params)
+}
+
+// insert loads the module in f, whose name is file.
+func insert(f *os.File, file, params string) error {
 	flags := 0
 	if filepath.Ext(file) != ".ko" {
 		flags = compressedFile
 	}
-	err = unix.FinitModule(int(f.Fd()), params, flags)
+	err := unix.FinitModule(int(f.Fd()), params, flags)
 	switch {
 	case err == nil:
 		return nil
 	case flags == 0 && (errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)):
-		return initModule(f, params)
+		return initModule(f, file, params)
 	case flags != 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)):
 		return fmt.Errorf("inserting %s: this kernel does not unpack modules; store them as .ko: %w", file, err)
 	}
 	return insertError(file, err)
 }
 
-func initModule(f *os.File, params string) error {
-	image, err := os.ReadFile(f.Name())
+func initModule(f *os.File, file, params string) error {
+	st, err := f.Stat()
 	if err != nil {
 		return err
 	}
+	image := make([]byte, st.Size())
+	if _, err := f.ReadAt(image, 0); err != nil {
+		return err
+	}
 	if err := unix.InitModule(image, params); err != nil {
-		return insertError(f.Name(), err)
+		return insertError(file, err)
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func arguments(cfg Config, f files) []string {
 	}
 	if cfg.USB != "" {
 		args = append(args, "-device", "qemu-xhci,id=xhci", "-drive", "if=none,id=stick,format=raw,cache=unsafe,file="+escape(cfg.USB),
-			"-device", "usb-storage,bus=xhci.0,drive=stick,removable=on"+bootIndex(cfg.Boot == BootUSB, 0))
+			"-device", "usb-storage,id="+stickID+",bus=xhci.0,drive=stick,removable=on"+bootIndex(cfg.Boot == BootUSB, 0))
 	}
 	if cfg.SecureBoot {
 		// Variables can be changed by the firmware only, in system management mode.
@@ -80,6 +80,9 @@ func arguments(cfg Config, f files) []string {
 	}
 	return append(args, cfg.Args...)
 }
+
+// stickID is how the USB stick is called when it is pulled.
+const stickID = "usb-stick"
 
 // machine is the kind of machine.
 func (cfg Config) machine() string {

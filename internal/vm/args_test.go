@@ -52,7 +52,7 @@ func TestArguments(t *testing.T) {
 		}, nil},
 		"CD": {base(func(c *Config) { c.CDROM, c.Boot = "/x.iso", BootCD }), tap, []string{"-device ide-cd,drive=cd,bootindex=1"}, nil},
 		"stick": {base(func(c *Config) { c.USB, c.Boot = "/x,y.iso", BootUSB }), tap, []string{
-			"-device qemu-xhci,id=xhci", "file=/x,,y.iso -device usb-storage,bus=xhci.0,drive=stick,removable=on,bootindex=1",
+			"-device qemu-xhci,id=xhci", "file=/x,,y.iso -device usb-storage,id=usb-stick,bus=xhci.0,drive=stick,removable=on,bootindex=1",
 		}, nil},
 		"Secure Boot": {base(func(c *Config) { c.Firmware, c.SecureBoot = UEFI, true }), tap, []string{
 			"-machine q35,graphics=off,smm=on", "driver=cfi.pflash01,property=secure,value=on",
@@ -103,6 +103,7 @@ func TestConfigCheck(t *testing.T) {
 		"no CD":              {func(c *Config) { c.Boot = BootCD }, "nothing to boot from"},
 		"no stick":           {func(c *Config) { c.Boot = BootUSB }, "nothing to boot from"},
 		"BIOS, Secure Boot":  {func(c *Config) { c.Firmware, c.SecureBoot = BIOS, true }, "has no Secure Boot"},
+		"certificate alone":  {func(c *Config) { c.Firmware, c.Cert = UEFI, []byte("x") }, "a certificate without Secure Boot"},
 		"negative":           {func(c *Config) { c.MemMiB = -1 }, "negative"},
 		"no MAC":             {func(c *Config) { c.NICs = []NIC{{}} }, "no MAC"},
 		"group MAC":          {func(c *Config) { c.NICs = []NIC{{MAC: mac("01:00:5e:00:00:01")}} }, "no MAC"},

@@ -57,6 +57,10 @@ type Config struct {
 	// SecureBoot enforces it, with Microsoft's keys enrolled. UEFI only.
 	SecureBoot bool
 
+	// Cert is the certificate (DER) that is enrolled in place of Microsoft's: only
+	// programs signed by its key start. It needs SecureBoot.
+	Cert []byte
+
 	// Accel is how the machine's code is run; the zero value emulates.
 	// See [DetectAccel].
 	Accel Accel
@@ -126,6 +130,8 @@ func (cfg Config) check() (Config, error) {
 		return fail("nothing to boot from: no image for %s", cfg.Boot)
 	case cfg.SecureBoot && cfg.Firmware != UEFI:
 		return fail("a BIOS has no Secure Boot")
+	case cfg.Cert != nil && !cfg.SecureBoot:
+		return fail("a certificate without Secure Boot")
 	case cfg.MemMiB < 0 || cfg.CPUs < 0:
 		return fail("negative memory or CPUs")
 	}

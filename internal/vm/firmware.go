@@ -64,6 +64,13 @@ var secureOVMFPlaces = []ovmf{
 	{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"},
 }
 
+// ownKeyOVMFPlaces are the same with variables that have no keys.
+var ownKeyOVMFPlaces = []ovmf{
+	{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"}, // Debian, Ubuntu
+	{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+	{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
+}
+
 // InstalledSecureBoot returns nil when what a machine with Secure Boot needs is
 // installed, else a *Missing.
 func InstalledSecureBoot() error {

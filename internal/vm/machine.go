@@ -23,7 +23,7 @@ type Machine struct {
 	cfg     Config
 	console *console
 	monitor *monitor
-	input   io.Closer // kept open: QEMU would take its end for that of the console
+	input   io.WriteCloser // what is typed on the console; its end would be the end of the console
 	kill    func() error
 	done    chan struct{} // closed when QEMU and everything around it has ended
 	err     error         // why it ended; valid after done
@@ -209,6 +209,22 @@ func (m *Machine) Reset() error { return m.monitor.command("system_reset") }
 // PowerButton presses the power button; what the guest does is its decision.
 func (m *Machine) PowerButton() error { return m.monitor.command("system_powerdown") }
 
+// Type sends text to the machine's serial console, as a person at a terminal types it: "\r" is Enter, "\x1b[B" the arrow down.
+func (m *Machine) Type(text string) error {
+	if _, err := io.WriteString(m.input, text); err != nil {
+		return fmt.Errorf("typing on the console of machine %s: %w", m.cfg.Name, err)
+	}
+	return nil
+}
+
+// TakeOut takes the CD out of its drive, or pulls the USB stick.
+func (m *Machine) TakeOut() error {
+	if m.cfg.CDROM != "" {
+		return m.monitor.commandWith("eject", map[string]any{"device": "cd", "force": true})
+	}
+	return m.monitor.commandWith("device_del", map[string]any{"id": stickID})
+}
+
 // Pause stops the machine's processors, and Resume lets them go on: a
 // machine that is not heard although nothing happened to it.
 func (m *Machine) Pause() error { return m.monitor.command("stop") }
@@ -253,7 +269,10 @@ func (cfg Config) firmwareFiles() (files, error) {
 		return files{}, nil
 	}
 	places := ovmfPlaces
-	if cfg.SecureBoot {
+	switch {
+	case cfg.Cert != nil:
+		places = ownKeyOVMFPlaces
+	case cfg.SecureBoot:
 		places = secureOVMFPlaces
 	}
 	fw, err := findOVMF(os.Stat, places)
@@ -263,6 +282,11 @@ func (cfg Config) firmwareFiles() (files, error) {
 	vars, err := os.ReadFile(fw.vars)
 	if err != nil {
 		return files{}, fmt.Errorf("reading the firmware's variables: %w", err)
+	}
+	if cfg.Cert != nil {
+		if vars, err = enroll(vars, cfg.Cert); err != nil {
+			return files{}, fmt.Errorf("enrolling a certificate in the firmware's variables %s: %w", fw.vars, err)
+		}
 	}
 	fw.vars = cfg.path("vars")
 	if err := os.WriteFile(fw.vars, vars, 0o600); err != nil {

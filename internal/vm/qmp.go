@@ -43,7 +43,10 @@ func socketPair(name string) (net.Conn, *os.File, error) {
 func newMonitor(c net.Conn) *monitor { return &monitor{conn: c, lines: bufio.NewReader(c)} }
 
 // command runs a command without arguments and waits for its answer.
-func (m *monitor) command(name string) error {
+func (m *monitor) command(name string) error { return m.commandWith(name, nil) }
+
+// commandWith runs a command with arguments, nil for none, and waits for its answer.
+func (m *monitor) commandWith(name string, args any) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.conn.SetDeadline(time.Now().Add(qmpTime)); err != nil {
@@ -51,16 +54,20 @@ func (m *monitor) command(name string) error {
 	}
 	if !m.ready {
 		// QMP begins with a greeting, and then takes one command only.
-		if err := m.call("qmp_capabilities"); err != nil {
+		if err := m.call("qmp_capabilities", nil); err != nil {
 			return err
 		}
 		m.ready = true
 	}
-	return m.call(name)
+	return m.call(name, args)
 }
 
-func (m *monitor) call(name string) error {
-	if _, err := fmt.Fprintf(m.conn, "{\"execute\":%q}\n", name); err != nil {
+func (m *monitor) call(name string, args any) error {
+	request := map[string]any{"execute": name}
+	if args != nil {
+		request["arguments"] = args
+	}
+	if err := json.NewEncoder(m.conn).Encode(request); err != nil {
 		return fmt.Errorf("telling QEMU to %s: %w", name, err)
 	}
 	for {

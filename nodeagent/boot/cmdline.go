@@ -22,7 +22,7 @@ type Params struct {
 	Pin      string           // muster.pin: SHA-256 of the head's public key, 64 lower-case hexadecimal digits
 	Image    string           // muster.image: ID of the image that was to be started
 	Consoles []string         // muster.console: devices that show the screen, without /dev/; nil: those of the kernel
-	Medium   string           // muster.medium: pxe, http, iso or usb; see [Medium]
+	Medium   string           // muster.medium: pxe, http, iso, usb or uki; see [Medium]
 	BootMAC  net.HardwareAddr // BOOTIF: the link that the firmware booted from; nil: unknown
 	Label    string           // of the site segment: text for people, such as which stick it is
 	Probe    string           // muster.probe: "network" loads drivers of network cards only; empty: of everything
@@ -133,10 +133,10 @@ func (p *Params) set(key, value string) {
 		}
 	case "muster.medium":
 		switch value {
-		case "pxe", "http", "iso", "usb":
+		case "pxe", "http", "iso", "usb", "uki":
 			p.Medium = value
 		default:
-			bad("pxe, http, iso or usb")
+			bad("pxe, http, iso, usb or uki")
 		}
 	case "muster.probe":
 		switch value {

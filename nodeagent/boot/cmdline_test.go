@@ -45,7 +45,7 @@ func TestParseCmdline(t *testing.T) {
 			"muster.pin=1234 was ignored: it is not 64 hexadecimal digits",
 		}}},
 		"control characters": {"muster.medium=\x1b[2J", Params{Problems: []string{
-			"muster.medium= [2J was ignored: it is not pxe, http, iso or usb",
+			"muster.medium= [2J was ignored: it is not pxe, http, iso, usb or uki",
 		}}},
 		"device outside of /dev": {"muster.console=../etc/passwd", Params{Consoles: []string{}, Problems: []string{
 			"muster.console=../etc/passwd was ignored: it is not a list of devices such as tty0,ttyS0",

@@ -67,14 +67,6 @@ func (p *plugger) add(alias string) {
 	p.signal()
 }
 
-// forget makes the plugger load again what it has loaded before: there are more
-// drivers.
-func (p *plugger) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	clear(p.seen)
-}
-
 // signal leaves a token for a waiting worker. The caller holds mu.
 func (p *plugger) signal() {
 	select {

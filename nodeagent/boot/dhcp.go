@@ -10,6 +10,8 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+
+	"muster/api"
 )
 
 const (
@@ -37,13 +39,14 @@ type identity struct {
 // the servers that tell machines by it would give each another address.
 func (id identity) modifiers() []dhcpv4.Modifier {
 	m := []dhcpv4.Modifier{
-		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("muster")),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(api.DHCPClass)),
 		dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(nclient4.MaxMessageSize)),
 		dhcpv4.WithRequestedOptions(
 			dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer,
 			dhcpv4.OptionDomainName, dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionInterfaceMTU,
 			dhcpv4.OptionClasslessStaticRoute, dhcpv4.OptionIPAddressLeaseTime,
 			dhcpv4.OptionRenewTimeValue, dhcpv4.OptionRebindingTimeValue,
+			dhcpv4.OptionVendorSpecificInformation,
 		),
 	}
 	if id.hostName != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"muster/api"
 	"muster/internal/need"
 	"muster/internal/netnstest"
 )
@@ -35,18 +36,18 @@ type dnsmasqServer struct {
 }
 
 // startDnsmasq starts one at the far end of a new cable named link.
-func startDnsmasq(t *testing.T, link string, mac net.HardwareAddr, ranges string) *dnsmasqServer {
+func startDnsmasq(t *testing.T, link string, mac net.HardwareAddr, ranges string, args ...string) *dnsmasqServer {
 	t.Helper()
 	need.Program(t, "dnsmasq", "dnsmasq-base")
 	s := &dnsmasqServer{ns: netnstest.New(t), log: filepath.Join(t.TempDir(), "log")}
 	netnstest.Veth(t,
 		netnstest.End{Name: link, MAC: mac},
 		netnstest.End{NS: s.ns, Name: "srv", Addrs: netnstest.Addr("10.77.0.1/24")})
-	s.start(t, ranges)
+	s.start(t, ranges, args...)
 	return s
 }
 
-func (s *dnsmasqServer) start(t *testing.T, ranges string) {
+func (s *dnsmasqServer) start(t *testing.T, ranges string, args ...string) {
 	t.Helper()
 	out, err := os.OpenFile(s.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -54,13 +55,13 @@ func (s *dnsmasqServer) start(t *testing.T, ranges string) {
 	}
 	defer out.Close()
 	s.cmd = s.ns.Command(t.Context(), t, func(c *exec.Cmd) { c.Stderr = out },
-		need.Program(t, "dnsmasq", "dnsmasq-base"),
-		"--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=srv", "--bind-interfaces",
-		"--user=root", "--no-ping", "--log-dhcp", "--dhcp-authoritative",
-		"--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"),
-		"--dhcp-range="+ranges,
-		"--dhcp-option=option:router,10.77.0.254", "--dhcp-option=option:dns-server,10.77.0.3,10.77.0.4",
-		"--dhcp-option=option:domain-name,cluster.example", "--dhcp-option=option:mtu,1400")
+		need.Program(t, "dnsmasq", "dnsmasq-base"), append(args,
+			"--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=srv", "--bind-interfaces",
+			"--user=root", "--no-ping", "--log-dhcp", "--dhcp-authoritative",
+			"--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"),
+			"--dhcp-range="+ranges,
+			"--dhcp-option=option:router,10.77.0.254", "--dhcp-option=option:dns-server,10.77.0.3,10.77.0.4",
+			"--dhcp-option=option:domain-name,cluster.example", "--dhcp-option=option:mtu,1400")...)
 }
 
 func (s *dnsmasqServer) stop() {
@@ -252,5 +253,19 @@ func TestKernelLinksList(t *testing.T) {
 	want := []link{{Name: "eth0", MAC: mac0, Up: true, Carrier: true}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("list(), -want +got:\n%s", d)
+	}
+}
+
+// A DHCP server that others wrote can name the head for agents.
+func TestDnsmasqNamesHead(t *testing.T) {
+	pin := strings.Repeat("ab", 32)
+	s := startDnsmasq(t, "eth0", mac0, "10.77.0.50,10.77.0.50,255.255.255.0,5m",
+		"--dhcp-option=vendor:muster,201,10.77.0.9:7421", "--dhcp-option=vendor:muster,202,"+pin)
+	lease := runRealNetwork(t, nil).next(t)
+	if lease == nil {
+		t.Fatal("the address was lost")
+	}
+	if want := (api.HeadNote{Addr: "10.77.0.9:7421", Pin: pin}); lease.Head != want {
+		t.Errorf("head = %+v, want %+v; dnsmasq:\n%s", lease.Head, want, s.said(t))
 	}
 }

@@ -69,7 +69,7 @@ func Medium(p Params) string {
 // MediumText says for people before the machine what it was booted from, where that
 // is something to take out: nothing is read from it any more.
 func MediumText(p Params) string {
-	what := map[string]string{"iso": "CD or USB stick", "usb": "USB stick"}[Medium(p)]
+	what := map[string]string{"iso": "CD or USB stick", "usb": "USB stick", "uki": "UEFI program, over the network or from a stick"}[Medium(p)]
 	if what == "" {
 		return ""
 	}

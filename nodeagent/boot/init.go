@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"muster/api"
 	"muster/internal/kmod"
 	"muster/nodeagent/loop"
 )
@@ -36,7 +37,7 @@ type InitConfig struct {
 //
 // The signals that PID 1 takes: TERM, and INT (which the kernel sends for
 // Ctrl-Alt-Del), start the machine again; USR1 halts it, USR2 and the power
-// button switch it off; HUP has it look at all devices again.
+// button switch it off; SIGRTMIN+6, as systemd has it, starts the kernel that was loaded by kexec.
 func Init(cfg InitConfig) error {
 	// What is mounted below the old root would be left behind: first of all
 	// the new root.
@@ -44,7 +45,7 @@ func Init(cfg InitConfig) error {
 	errs := mountPseudo(kernelMounter{}, "/")
 	log := NewLog("muster-init")
 	begin := Uptime()
-	in := &initProcess{log: log, params: ReadParams("/"), more: make(chan struct{}, 1)}
+	in := &initProcess{log: log, params: ReadParams("/")}
 	in.problem(rootErr)
 	for _, err := range append(errs, linkDev("/")...) {
 		in.problem(err)
@@ -59,7 +60,8 @@ type initProcess struct {
 	log    *slog.Logger
 	params Params
 	reaper reaper
-	more   chan struct{} // gets a token when there are more drivers
+	// sysctls are settings that the kernel does not know without its modules.
+	sysctls []api.NodeSysctl
 
 	mu       sync.Mutex
 	problems []string // guarded by mu
@@ -97,6 +99,13 @@ func (in *initProcess) settings() {
 			in.problem(fmt.Errorf("setting kernel.%s: %w", s.name, err))
 		}
 	}
+	setup, err := ReadSetup("/")
+	in.problem(err)
+	unknown, errs := applySysctls("/proc/sys", setup.Sysctls)
+	for _, err := range errs {
+		in.problem(err)
+	}
+	in.sysctls = unknown
 	if !in.params.Verbose {
 		const consoleLevel = 8 // SYSLOG_ACTION_CONSOLE_LEVEL of syslog(2)
 		// Errors and worse stay; the rest would draw over the screen.
@@ -117,7 +126,7 @@ func (in *initProcess) run(cfg InitConfig) error {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, signalDevices)
+	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, signalKexec)
 
 	// The kernel gathers entropy while somebody waits for it; so wait at
 	// once, in a goroutine: without it the first key would.
@@ -158,12 +167,12 @@ func (in *initProcess) run(cfg InitConfig) error {
 		case unix.SIGCHLD:
 			in.reaper.reap()
 			continue
-		case signalDevices:
-			select {
-			case in.more <- struct{}{}:
-			default:
+		case signalKexec:
+			if !kexecLoaded("/") {
+				in.tell("asked to start another kernel, but none is loaded")
+				continue
 			}
-			continue
+			cmd = unix.LINUX_REBOOT_CMD_KEXEC
 		case unix.SIGUSR1:
 			cmd = unix.LINUX_REBOOT_CMD_HALT
 		case unix.SIGUSR2:
@@ -199,21 +208,19 @@ func (in *initProcess) devices(ctx context.Context) {
 		in.problem(err)
 	}
 	mounted := Uptime()
-	cmdline, _ := os.ReadFile("/proc/cmdline") // without it modules have no parameters
-	conf := kmod.ParseCmdline(string(cmdline))
+	conf, err := ModuleConf("/")
+	in.problem(err)
 	loader, err := kmod.NewLoader(kmod.LoaderConfig{Dir: dir, Conf: conf, Log: in.log})
 	if err != nil {
 		in.problem(err)
 		return
 	}
 	indexed := Uptime()
-	drivers := &drivers{base: loader, all: moduleDir(UserlandModules), conf: conf, log: in.log}
-	plug := newPlugger(drivers.load, in.log)
+	plug := newPlugger(func(alias string) error { return loadAlias(loader, alias) }, in.log)
 	plug.networkOnly = in.params.Probe == "network"
 	scan := func() { deviceAliases("/sys", plug.add) }
 	var work sync.WaitGroup
 	work.Go(func() { plug.run(ctx) })
-	work.Go(func() { in.lookAgain(ctx, plug, scan) })
 	socket, err := openUevents()
 	if err != nil {
 		in.problem(err)
@@ -237,22 +244,25 @@ func (in *initProcess) devices(ctx context.Context) {
 	for _, text := range kernelProblems(log) {
 		in.tell(text)
 	}
+	in.lateSysctls(ctx)
 	work.Wait()
 }
 
-// lookAgain has all devices looked at again whenever that is asked for: there are more
-// drivers now.
-func (in *initProcess) lookAgain(ctx context.Context, plug *plugger, scan func()) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-in.more:
+// sysctlGrace is how long drivers may take to bring the settings that the kernel does not
+// know without them.
+const sysctlGrace = 10 * time.Second
+
+// lateSysctls makes the settings that modules bring.
+func (in *initProcess) lateSysctls(ctx context.Context) {
+	for end := time.Now().Add(sysctlGrace); len(in.sysctls) > 0 && time.Now().Before(end) && wait(ctx, time.Second/2); {
+		unknown, errs := applySysctls("/proc/sys", in.sysctls)
+		for _, err := range errs {
+			in.problem(err)
 		}
-		begin := Uptime()
-		plug.forget()
-		scan()
-		in.log.Info("devices looked at again", "begin", begin, "scanned", Uptime())
+		in.sysctls = unknown
+	}
+	for _, s := range in.sysctls {
+		in.tell(fmt.Sprintf("setting %s: this kernel has no such setting, nor has a module that was loaded", s.Name))
 	}
 }
 
@@ -265,6 +275,15 @@ func (in *initProcess) appeared(ctx context.Context, plug *plugger, e uevent) {
 	if e.Subsystem == "watchdog" {
 		in.watchdog(ctx)
 	}
+}
+
+// loadAlias loads what an alias stands for. Most devices have a driver that is
+// built in or not in the image; that is no error.
+func loadAlias(l *kmod.Loader, alias string) error {
+	if len(l.Index().Match(alias)) == 0 {
+		return nil
+	}
+	return l.Load(alias)
 }
 
 // watchdog starts feeding the watchdog if there is one. To call it again is

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"muster/api"
 )
 
 // Lease is an address that a DHCP server gave to this machine, with what
@@ -20,8 +22,9 @@ type Lease struct {
 	Routes  []Route
 	DNS     []netip.Addr
 	Domain  string
-	MTU     int        // 0: not said
-	Server  netip.Addr // who gave it
+	MTU     int          // 0: not said
+	Server  netip.Addr   // who gave it
+	Head    api.HeadNote // what it says of a head; zero: nothing
 	Start   time.Time
 	Renew   time.Duration // T1, after Start: ask the same server
 	Rebind  time.Duration // T2, after Start: ask any server
@@ -76,6 +79,10 @@ func leaseFromAck(link string, ack *dhcpv4.DHCPv4, now time.Time) (l Lease, ok b
 		}
 	}
 	l.Routes = routesOf(ack)
+	// Others' information for other clients is no head.
+	if n, err := api.ParseHeadNote(ack.Options.Get(dhcpv4.OptionVendorSpecificInformation)); err == nil {
+		l.Head = n
+	}
 	l.Renew, l.Rebind, l.Expires = leaseTimes(ack)
 	return l, true
 }

@@ -13,6 +13,7 @@ func TestMediumText(t *testing.T) {
 	}{
 		"stick":        {"muster.medium=usb", `{"label":"room 12"}`, `USB stick "room 12"; take it out`},
 		"CD":           {"muster.medium=iso", "", "CD or USB stick; take it out"},
+		"UKI":          {"muster.medium=uki", `{"label":"x"}`, `UEFI program, over the network or from a stick "x"; take it out`},
 		"network":      {"muster.medium=pxe", `{"label":"x"}`, ""},
 		"unknown":      {"quiet", "", ""},
 		"site says so": {"quiet", `{"medium":"usb"}`, "USB stick; take it out"},

@@ -77,6 +77,11 @@ func shutdown(r *reaper, cmd int, log *slog.Logger) error {
 	case <-time.After(syncGrace):
 		log.Error("gave up writing back", "dur", syncGrace)
 	}
+	if cmd == unix.LINUX_REBOOT_CMD_KEXEC {
+		// Everything has ended: without the other kernel it starts from its medium again.
+		log.Error("the loaded kernel was not started", "err", unix.Reboot(cmd))
+		cmd = unix.LINUX_REBOOT_CMD_RESTART
+	}
 	return unix.Reboot(cmd)
 }
 

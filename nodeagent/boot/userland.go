@@ -1,46 +1,114 @@
 package boot
 
 import (
+	"context"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"slices"
+	"time"
 )
 
-// userlandDir is where the agent mounts the userland. It has all modules of the
-// kernel, where the initramfs has those that joining needs.
-const userlandDir = runDir + "/userland"
+// UserlandModules is the folder with the index of all modules of each kernel
+// release, once the userland is mounted. The initramfs has those that joining needs.
+const UserlandModules = runDir + "/userland/usr/lib/modules"
 
-// UserlandModules is the folder with all modules of each kernel release, once
-// the userland is mounted.
-const UserlandModules = userlandDir + "/usr/lib/modules"
-
-// signalDevices asks PID 1 to look at all devices again.
-const signalDevices = unix.SIGHUP
-
-// UserlandMounted makes the drivers and the firmware of a userland that was just mounted
-// on root known to the kernel and to PID 1.
-func UserlandMounted(root string, log *slog.Logger) {
-	firmware := filepath.Join(root, "usr/lib/firmware")
-	if _, err := os.Stat(firmware); err == nil {
-		// The kernel looks there first, and then where it did before.
-		if err := os.WriteFile("/sys/module/firmware_class/parameters/path", []byte(firmware), 0); err != nil {
-			log.Warn("the userland's firmware is not used", "err", err)
-		}
-	}
-	if !hasIndex(moduleDir(UserlandModules)) {
+// UseFirmware lets drivers find the firmware of a userland that is mounted on root.
+// The kernel looks there first, and then where it did before.
+func UseFirmware(root string, log *slog.Logger) {
+	dir := filepath.Join(root, "usr/lib/firmware")
+	if _, err := os.Stat(dir); err != nil {
 		return
 	}
-	if err := unix.Kill(1, signalDevices); err != nil {
-		log.Warn("the userland's drivers are not used", "err", err)
+	if err := os.WriteFile("/sys/module/firmware_class/parameters/path", []byte(dir), 0); err != nil {
+		log.Warn("the userland's firmware is not used", "err", err)
 	}
 }
 
-// moduleDir is the folder of the running kernel's modules.
-func moduleDir(dir string) string { return filepath.Join(dir, kernelRelease()) }
+// gatherFor is how long aliases of new devices are collected: a device that
+// is plugged in is often several.
+const gatherFor = 300 * time.Millisecond
 
-func hasIndex(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "modules.dep"))
-	return err == nil
+// tryDriversAgain is how long it takes until drivers are tried again that could not be got.
+const tryDriversAgain = 30 * time.Second
+
+// MoreDrivers calls load with what the devices that are there ask for, and then with what
+// those ask for that come later, each alias once, until ctx is done. What load returns is
+// given to it again later. This is for modules that PID 1 does not have.
+func MoreDrivers(ctx context.Context, load func(ctx context.Context, aliases []string) (again []string)) error {
+	found := make(chan string, 64)
+	rescan := make(chan struct{}, 1)
+	scan := func() {
+		select {
+		case rescan <- struct{}{}:
+		default:
+		}
+	}
+	socket, err := openUevents() // before the scan, so that no device falls between
+	if err != nil {
+		return err
+	}
+	scan()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- socket.read(ctx, func(b []byte) {
+			e, err := parseUevent(b)
+			if err != nil || e.Action != "add" || e.Modalias == "" {
+				return
+			}
+			select {
+			case found <- e.Modalias:
+			case <-ctx.Done():
+			}
+		}, scan)
+	}()
+	g := gatherer{seen: make(map[string]struct{}), fresh: make(map[string]struct{})}
+	var later <-chan time.Time
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-rescan:
+			deviceAliases("/sys", g.add)
+		case alias := <-found:
+			g.add(alias)
+		case <-later:
+			later = nil
+			if again := load(ctx, g.take()); len(again) > 0 {
+				g.giveBack(again)
+				later = time.After(tryDriversAgain)
+			}
+		}
+		if later == nil && len(g.fresh) > 0 {
+			later = time.After(gatherFor)
+		}
+	}
+}
+
+// gatherer collects aliases, each once, at most maxAliases.
+type gatherer struct{ seen, fresh map[string]struct{} }
+
+func (g *gatherer) add(alias string) {
+	if _, ok := g.seen[alias]; ok || alias == "" || len(g.seen) >= maxAliases {
+		return
+	}
+	g.seen[alias] = struct{}{}
+	g.fresh[alias] = struct{}{}
+}
+
+// take returns what was collected, in order.
+func (g *gatherer) take() []string {
+	list := slices.Sorted(maps.Keys(g.fresh))
+	clear(g.fresh)
+	return list
+}
+
+// giveBack undoes take.
+func (g *gatherer) giveBack(list []string) {
+	for _, alias := range list {
+		g.fresh[alias] = struct{}{}
+	}
 }

@@ -7,6 +7,11 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +31,7 @@ type vmHead struct {
 	nc    *nats.Conn
 	pub   []byte        // DER SubjectPublicKeyInfo of its key
 	ahead time.Duration // its clock before ours
+	files string        // base URL of what belongs to the image
 	joins chan api.JoinRequest
 
 	mu    sync.Mutex
@@ -72,6 +78,7 @@ func startVMHead(t testing.TB, addr string, ahead time.Duration) *vmHead {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.nc.Close)
+	h.files = serveImage(t, addr)
 	for subject, handle := range map[string]nats.MsgHandler{
 		api.SubjectJoin + "*": h.onJoin,
 		api.SubjectLog + "*":  h.onLog,
@@ -81,6 +88,22 @@ func startVMHead(t testing.TB, addr string, ahead time.Duration) *vmHead {
 		}
 	}
 	return h
+}
+
+// serveImage serves the files of the image as a head does, /blobs/SHA256/NAME, and returns
+// the base URL.
+func serveImage(t testing.TB, addr string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(addr, "7480"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, filepath.Join(os.Getenv("MUSTER_IMAGE"), path.Base(r.URL.Path)))
+	})}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	return "http://" + l.Addr().String()
 }
 
 func (h *vmHead) onJoin(m *nats.Msg) {
@@ -127,7 +150,7 @@ func (h *vmHead) send(how func([]byte) error, v any) {
 // approve lets the machine of a key in.
 func (h *vmHead) approve(key, name string) {
 	h.mu.Lock()
-	h.reply = api.JoinReply{State: api.JoinApproved, Name: name}
+	h.reply = api.JoinReply{State: api.JoinApproved, Name: name, Files: h.files}
 	r := h.reply
 	h.mu.Unlock()
 	r.Reconnect = true

@@ -38,6 +38,9 @@ func newCgroups(root string) (cgroups, error) {
 	}
 	enable(root)
 	enable(jobs)
+	if total := memTotal(); total > 0 {
+		writeLimit(jobs, "memory.max", tasksMemory(total))
+	}
 	return cgroups{jobs}, nil
 }
 
@@ -77,7 +80,61 @@ func (c cgroups) make(t api.TaskStart) (string, error) {
 		return "", err
 	}
 	setWeight(dir, t.Cores)
+	writeLimit(dir, "pids.max", maxProcesses)
+	writeLimit(dir, "memory.oom.group", 1) // a task of which a part was killed would hang
+	if t.MemMiB > 0 {
+		writeLimit(dir, "memory.max", t.MemMiB<<20)
+		writeLimit(dir, "memory.swap.max", 0)
+	}
 	return dir, nil
+}
+
+// maxProcesses bounds the processes and threads of a task, so that one that makes more and more
+// of them leaves room for the others.
+const maxProcesses = 8192
+
+// What agent, kernel and userland keep when tasks take all they can: a tenth, and not less than
+// keepLeast.
+const (
+	keepShare = 10
+	keepLeast = 128 << 20
+)
+
+// tasksMemory is how many bytes all tasks of a node with total bytes may use together.
+func tasksMemory(total int64) int64 {
+	return max(total-max(total/keepShare, keepLeast), total/2)
+}
+
+// memTotal is the memory of this machine in bytes, 0 when it is not known.
+func memTotal() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemTotal:" {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+// writeLimit sets a limit of a group. A kernel without its controller has no such file.
+func writeLimit(dir, name string, n int64) {
+	os.WriteFile(filepath.Join(dir, name), strconv.AppendInt(nil, n, 10), 0)
+}
+
+// outOfMemory says that a task was killed because memory ran out, "" if it was not.
+func outOfMemory(dir string, t api.TaskStart) string {
+	b, err := os.ReadFile(filepath.Join(dir, "memory.events"))
+	if dir == "" || err != nil || field(string(b), "oom_kill") == 0 {
+		return ""
+	}
+	if t.MemMiB > 0 {
+		return fmt.Sprintf("out of memory: it needs more than the %d MiB of --mem", t.MemMiB)
+	}
+	return "out of memory: the tasks of this node need more than it has; with --mem SIZE a task is placed where it has room"
 }
 
 // weigh gives a job the processor time of the cores that its tasks here asked

@@ -15,14 +15,15 @@ type Config struct {
 	Dir        string       // directory of the tasks' directories; it is made
 	CgroupRoot string       // cgroup v2 directory; empty: no groups
 	Init       string       // in-namespace init; empty: /usr/lib/muster/init, of the root where there is one
+	Root       string       // folder that tasks see as /; empty: the node's root
 	Shim       []string     // command of a shim; empty: this program, shim
 	Max        int          // tasks held at a time; 0: 1024
 	Uplink     Uplink       // way to the head
 	Log        *slog.Logger // nil: no log
 
-	// Root returns the folder that a task which starts now sees as /, "" for the
-	// node's root, or why none can start yet. Nil: the node's root.
-	Root func() (string, error)
+	// View returns what a task that starts now sees, or why none can start yet. Nil: the
+	// node's root and nothing else.
+	View func() (View, error)
 }
 
 // Uplink is the way to the head. Its methods may be called from any goroutine,
@@ -59,8 +60,8 @@ func (c Config) check() (Config, error) {
 	if !filepath.IsAbs(c.Dir) {
 		return c, fmt.Errorf("task: directory %q is not absolute", c.Dir)
 	}
-	if c.Root == nil {
-		c.Root = func() (string, error) { return "", nil }
+	if c.View == nil {
+		c.View = func() (View, error) { return View{}, nil }
 	}
 	if len(c.Shim) == 0 {
 		c.Shim = []string{"/proc/self/exe", "shim"}

@@ -17,16 +17,20 @@ const basePath = "/bbin:/bin:/usr/bin:/sbin:/usr/sbin"
 // HOME and TMPDIR made to fit this node, and where it stands in its job.
 // isDir tells whether a directory exists here.
 func environment(t api.TaskStart, work string, isDir func(string) bool) []string {
-	given := make(map[string]string, len(t.Env))
-	env := make([]string, 0, len(t.Env)+8)
+	given, env := make(map[string]string, len(t.Env)), make([]string, 0, len(t.Env)+8)
+	here := work
+	if t.Dir != "" {
+		here = api.DecodeText(t.Dir)
+	}
 	set := map[string]string{
 		"MUSTER_JOB":   strconv.FormatUint(t.Job, 10),
 		"MUSTER_TASK":  strconv.Itoa(t.Index),
 		"MUSTER_TASKS": strconv.Itoa(t.Tasks),
 		"MUSTER_NODE":  t.Node,
-		"PWD":          work,
+		"PWD":          here,
 	}
 	for _, kv := range t.Env {
+		kv = api.DecodeText(kv)
 		if name, value, ok := strings.Cut(kv, "="); ok && name != "" {
 			given[name] = value
 		}
@@ -39,6 +43,7 @@ func environment(t api.TaskStart, work string, isDir func(string) bool) []string
 		set["TMPDIR"] = "/tmp"
 	}
 	for _, kv := range t.Env {
+		kv = api.DecodeText(kv)
 		name, _, ok := strings.Cut(kv, "=")
 		if _, ours := set[name]; ok && name != "" && !ours {
 			env = append(env, kv)

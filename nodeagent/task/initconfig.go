@@ -17,19 +17,46 @@ const signalStop = unix.Signal(63)
 
 // initConfig writes the orders for the in-namespace init, as
 // cmd/muster-init/config.go reads them.
-func initConfig(t api.TaskStart, root, work string, env, tmpfs []string) ([]byte, error) {
-	groups := make([]string, len(t.Owner.Groups))
-	for i, g := range t.Owner.Groups {
-		groups[i] = strconv.FormatUint(uint64(g), 10)
+func initConfig(t api.TaskStart, v View, work string, env, tmpfs []string) ([]byte, error) {
+	settings := []string{
+		"muster-init 3", "host=" + t.Host, "root=" + v.Root, "work=" + work, "dir=" + api.DecodeText(t.Dir),
+		"uid=" + decimal(t.Owner.UID), "gid=" + decimal(t.Owner.GID),
+		"stdout=" + api.DecodeText(t.Output), "stderr=" + api.DecodeText(t.Errors),
 	}
-	fields := []string{
-		"muster-init 2", t.Host, root, work,
-		strconv.FormatUint(uint64(t.Owner.UID), 10), strconv.FormatUint(uint64(t.Owner.GID), 10),
-		strings.Join(groups, " "), strings.Join(tmpfs, ":"), strconv.Itoa(len(t.Argv)),
+	for _, g := range t.Owner.Groups {
+		settings = append(settings, "group="+decimal(g))
 	}
-	fields = append(append(fields, t.Argv...), env...)
+	if t.Umask != nil {
+		settings = append(settings, "umask="+decimal(*t.Umask&0o777))
+	}
+	for _, l := range t.Limits {
+		settings = append(settings, fmt.Sprintf("limit=%d:%d:%d", l.Resource, l.Soft, l.Hard))
+	}
+	for _, dir := range tmpfs {
+		settings = append(settings, "tmpfs="+dir)
+	}
+	for _, s := range v.Shares {
+		word := "share="
+		if s.ReadOnly {
+			word = "share-ro="
+		}
+		settings = append(settings, word+s.From, s.To)
+	}
+	for _, f := range v.Files {
+		settings = append(settings, "file="+f.From, f.To)
+	}
+	if t.Terminal != nil {
+		settings = append(settings, fmt.Sprintf("tty=%dx%d", t.Terminal.Rows, t.Terminal.Columns))
+	}
+	if t.Containers {
+		settings = append(settings, "containers")
+	}
+	settings = append(settings, "", strconv.Itoa(len(t.Argv)))
+	for _, a := range t.Argv {
+		settings = append(settings, api.DecodeText(a))
+	}
 	var b []byte
-	for _, f := range fields {
+	for _, f := range append(settings, env...) {
 		if strings.Contains(f, "\x00") {
 			return nil, fmt.Errorf("starting task %s: %q has a zero byte", t.TaskRef, f)
 		}
@@ -37,6 +64,8 @@ func initConfig(t api.TaskStart, root, work string, env, tmpfs []string) ([]byte
 	}
 	return b, nil
 }
+
+func decimal(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
 // memFile returns an open file that holds b and belongs to no file system.
 func memFile(name string, b []byte) (*os.File, error) {

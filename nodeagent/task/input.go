@@ -1,7 +1,7 @@
 package task
 
 import (
-	"os"
+	"io"
 	"sync"
 )
 
@@ -86,7 +86,7 @@ func (in *input) close() {
 }
 
 // feed writes to the program until its input ends, then closes w.
-func (in *input) feed(w *os.File) {
+func (in *input) feed(w io.WriteCloser) {
 	defer w.Close()
 	for {
 		in.mu.Lock()

@@ -156,25 +156,42 @@ func checkStart(t api.TaskStart) error {
 	if t.Host == "" || len(t.Host) > 64 {
 		return invalid("host name %q must have 1 to 64 characters", t.Host)
 	}
-	for _, s := range slices.Concat(t.Argv, t.Env, []string{t.Host}) {
-		if strings.Contains(s, "\x00") {
+	for _, s := range slices.Concat(t.Argv, t.Env, []string{t.Host, t.Dir, t.Output, t.Errors}) {
+		if s = api.DecodeText(s); strings.Contains(s, "\x00") {
 			return invalid("%q has a zero byte", s)
 		}
 	}
 	return checkFiles(t.Files)
 }
 
+// checkPlaces refuses a task whose folder or files are in none of the node's shares.
+func checkPlaces(t api.TaskStart, v View) error {
+	for _, p := range []struct{ what, path string }{{"working directory", t.Dir}, {"output file", t.Output}, {"file for errors", t.Errors}} {
+		path := api.DecodeText(p.path)
+		if path == "" {
+			continue
+		}
+		if _, shared := v.locate(path); !filepath.IsAbs(path) || path != filepath.Clean(path) || !shared {
+			return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("starting task %s: the %s %q is in no share of this node", t.TaskRef, p.what, path)}
+		}
+	}
+	return nil
+}
+
 // create makes the directory of a task, as a whole or not at all.
 func (m *Manager) create(t api.TaskStart) (*remote, error) {
-	root, err := m.cfg.Root()
+	view, err := m.cfg.View()
 	if err != nil {
+		return nil, err
+	}
+	if err := checkPlaces(t, view); err != nil {
 		return nil, err
 	}
 	group, err := m.cgroups.make(t)
 	if err != nil {
 		return nil, err
 	}
-	sp := spec{Start: t, Init: m.cfg.init(root), Root: root, Cgroup: group}
+	sp := spec{Start: t, Init: m.cfg.init(view.Root), View: view, Cgroup: group}
 	tmp := filepath.Join(m.cfg.Dir, "new-"+t.TaskRef.String())
 	dir := filepath.Join(m.cfg.Dir, t.TaskRef.String())
 	os.RemoveAll(tmp)
@@ -229,6 +246,16 @@ func (m *Manager) Signal(s api.TaskSignal) error {
 		return err
 	}
 	r.sendSignal(s.Signal)
+	return nil
+}
+
+// Window tells a task with a terminal its new size. One without a terminal does not mind.
+func (m *Manager) Window(w api.TaskWindow) error {
+	r, err := m.find(w.TaskRef)
+	if err != nil {
+		return err
+	}
+	r.setWindow(w.Window)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package task
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -13,15 +14,19 @@ const outputPipe = 256 << 10
 
 // pipes are what connects a shim and its program.
 type pipes struct {
-	stdin  *os.File // nil: there is no input
+	stdin  io.WriteCloser // nil: there is no input
 	stdout *os.File
-	stderr *os.File
+	stderr *os.File // nil: it comes with the output
 	report *os.File
-	// theirs are the other ends: input, output, error, report.
+	// console is where the master's end of a terminal comes from, which then is stdin and
+	// stdout. Nil: there is none.
+	console *os.File
+	// theirs are the other ends: input, output, error, report, console.
 	theirs []*os.File
 }
 
-func openPipes(input bool) (p *pipes, err error) {
+// openPipes makes pipes, or, for a terminal, what is needed to get it from init.
+func openPipes(input, terminal bool) (p *pipes, err error) {
 	p = &pipes{}
 	defer func() {
 		if err != nil {
@@ -29,6 +34,9 @@ func openPipes(input bool) (p *pipes, err error) {
 			err = fmt.Errorf("making pipes for the task: %w", err)
 		}
 	}()
+	if terminal {
+		return p, p.openConsole()
+	}
 	if input {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -64,7 +72,10 @@ func (p *pipes) closeTheirs() {
 
 func (p *pipes) close() {
 	p.closeTheirs()
-	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr, p.report} {
+	if p.stdin != nil {
+		p.stdin.Close()
+	}
+	for _, f := range []*os.File{p.stdout, p.stderr, p.report, p.console} {
 		if f != nil {
 			f.Close()
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -72,6 +73,11 @@ func (s *shim) run() {
 	// The kernel kills init when the thread that started it ends.
 	runtime.LockOSThread()
 	ev := s.execute()
+	if ev.State == api.JobFailed && ev.Error == "" {
+		if ev.Error = outOfMemory(s.spec.Cgroup, s.spec.Start); ev.Error == "" && ev.ExitCode == exitNotFound {
+			ev.Error = missingLibrary(s.lastWords())
+		}
+	}
 	if err := killGroup(s.spec.Cgroup, killPatience); err != nil && ev.Error == "" {
 		ev.Error = err.Error()
 	}
@@ -84,7 +90,7 @@ func (s *shim) execute() api.TaskEvent {
 	failed := func(err error) api.TaskEvent {
 		return api.TaskEvent{State: api.JobFailed, ExitCode: 126, Error: err.Error()}
 	}
-	p, err := openPipes(s.spec.Start.Stdin)
+	p, err := openPipes(s.spec.Start.Stdin, s.spec.Start.Terminal != nil)
 	if err != nil {
 		return failed(err)
 	}
@@ -105,32 +111,85 @@ func (s *shim) execute() api.TaskEvent {
 	}
 	s.mu.Unlock()
 
+	if p.console != nil {
+		// Without one, init says why.
+		if err := s.takeConsole(p); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
 	var pumps sync.WaitGroup
-	pumps.Go(func() { s.pump(api.Stdout, p.stdout) })
-	pumps.Go(func() { s.pump(api.Stderr, p.stderr) })
+	for stream, f := range map[api.Stream]*os.File{api.Stdout: p.stdout, api.Stderr: p.stderr} {
+		if f != nil {
+			pumps.Go(func() { s.pump(stream, f) })
+		}
+	}
 	if p.stdin != nil {
 		go s.input.feed(p.stdin)
 	} else {
 		s.input.close()
 	}
-	last := s.follow(p.report)
+	read, gone := make(chan struct{}), make(chan struct{})
+	go func() { pumps.Wait(); close(read) }()
+	last := s.follow(p.report, func() { go s.linger(read, gone) })
 	ps, err := process.Wait()
+	close(gone)
 	s.mu.Lock()
 	s.process = nil
 	s.mu.Unlock()
 	s.input.close()
 	// All processes are gone, so what is in the pipes is all there will be.
-	p.stdout.SetReadDeadline(time.Unix(1, 0))
-	p.stderr.SetReadDeadline(time.Unix(1, 0))
-	pumps.Wait()
+	for _, f := range []*os.File{p.stdout, p.stderr} {
+		if f != nil {
+			f.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+	<-read
 	if err != nil {
 		return failed(fmt.Errorf("waiting for the task: %w", err))
 	}
 	return endOf(last, ps.Sys().(syscall.WaitStatus))
 }
 
-// follow reads what init says until it is gone, and returns the last of it.
-func (s *shim) follow(report *os.File) initReport {
+// What a program leaves behind when it ends is waited for while it may still have something to
+// say: until nobody has the pipes open any more, nothing has come for lingerSilence, or
+// lingerMost is over. Time in which the head takes no output does not count.
+const (
+	lingerStep    = 100 * time.Millisecond
+	lingerSilence = 5 * time.Second
+	lingerMost    = time.Minute
+)
+
+// linger ends the namespace of a program that has ended. read is closed when
+// all output has been read, gone when init has ended.
+func (s *shim) linger(read, gone <-chan struct{}) {
+	step := time.NewTicker(lingerStep)
+	defer step.Stop()
+	var silence, all time.Duration
+	last := s.pumped.Load()
+	for silence < lingerSilence && all < lingerMost {
+		select {
+		case <-gone:
+			return
+		case <-read:
+			all = lingerMost
+		case <-step.C:
+			if s.pumping.Load() > 0 {
+				continue
+			}
+			silence, all = silence+lingerStep, all+lingerStep
+			if n := s.pumped.Load(); n != last {
+				silence, last = 0, n
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kill()
+}
+
+// follow reads what init says until it is gone, and returns the last of it. ended is called
+// when the program has.
+func (s *shim) follow(report *os.File, ended func()) initReport {
 	var last initReport
 	lines := bufio.NewReader(report)
 	for {
@@ -147,6 +206,9 @@ func (s *shim) follow(report *os.File) initReport {
 		if r.What == "started" {
 			s.running()
 			s.happened(api.TaskEvent{State: api.JobRunning})
+		}
+		if r.What == "exit" || r.What == "signal" {
+			ended()
 		}
 	}
 }
@@ -178,8 +240,11 @@ func (s *shim) startInit(p *pipes) (*os.Process, error) {
 	work := filepath.Join(s.dir, dirWork)
 	// RUN/tasks/JOB-INDEX-EPOCH: the agent's key is in RUN.
 	agent := filepath.Dir(filepath.Dir(s.dir))
-	isDir := func(dir string) bool { return filepath.IsAbs(dir) && isRealDir(filepath.Join("/", s.spec.Root, dir)) }
-	orders, err := initConfig(t, s.spec.Root, work, environment(t, work, isDir), privateFolders(agent, isDir))
+	isDir := func(dir string) bool {
+		on, shared := s.spec.View.locate(dir)
+		return filepath.IsAbs(dir) && (shared || isRealDir(on))
+	}
+	orders, err := initConfig(t, s.spec.View, work, environment(t, work, isDir), privateFolders(agent, isDir))
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +268,7 @@ func (s *shim) startInit(p *pipes) (*os.Process, error) {
 	}
 	process, err := os.StartProcess(s.spec.Init, []string{"muster-init"}, &os.ProcAttr{
 		Dir: "/", Env: []string{}, Sys: sys,
-		Files: append(p.theirs[:3:3], cfg, p.theirs[3]),
+		Files: append(append(p.theirs[:3:3], cfg), p.theirs[3:]...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the task's init: %w", err)
@@ -220,7 +285,12 @@ func (s *shim) pump(stream api.Stream, f *os.File) {
 			n, err = readNow(f, buf)
 		}
 		if n > 0 {
-			if _, err := s.spool.add(stream, buf[:n]); err != nil {
+			s.remember(buf[:n])
+			s.pumping.Add(1)
+			_, err := s.spool.add(stream, buf[:n])
+			s.pumping.Add(-1)
+			s.pumped.Add(int64(n))
+			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return
 			}
@@ -230,6 +300,42 @@ func (s *shim) pump(stream api.Stream, f *os.File) {
 			return
 		}
 	}
+}
+
+// exitNotFound is what a dynamic loader ends with that misses a library.
+const exitNotFound = 127
+
+// wordsKept is how much of a task's output the shim remembers, to say why it failed.
+const wordsKept = 512
+
+// remember keeps the end of what the task wrote.
+func (s *shim) remember(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.words = append(s.words, b[max(len(b)-wordsKept, 0):]...)
+	s.words = append(s.words[:0], s.words[max(len(s.words)-wordsKept, 0):]...)
+}
+
+// lastWords is what remember has kept.
+func (s *shim) lastWords() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return string(s.words)
+}
+
+// missingLibrary finds in a task's last words what glibc's and musl's loaders say of a library
+// that is not there, and says what to do. "": nothing of the kind.
+func missingLibrary(words string) string {
+	name := ""
+	if _, rest, ok := strings.Cut(words, "error while loading shared libraries: "); ok {
+		name, _, _ = strings.Cut(rest, ":")
+	} else if _, rest, ok := strings.Cut(words, "Error loading shared library "); ok {
+		name, _, _ = strings.Cut(rest, ":")
+	}
+	if name == "" || strings.ContainsAny(name, " \n") {
+		return ""
+	}
+	return "library " + name + " is not in the node's userland: add the Debian package that has it to packages: of the image, link the program statically, or put the library on a share and name its folder in LD_LIBRARY_PATH"
 }
 
 // readNow reads what is there; io errors include that nothing is.

@@ -36,6 +36,7 @@ type remote struct {
 	waiters   []func(api.Ack) // for one FrameInputAck each, in order; nil: nobody cares
 	shut      bool            // the program does not read any more
 	held      []int           // signals that came before there was a shim
+	window    *api.Window     // size of the terminal that came before there was a shim
 	early     []earlyInput    // input that did
 	launches  int             // shims that were started
 	stop      context.CancelFunc
@@ -225,10 +226,13 @@ func (r *remote) attach(conn net.Conn) {
 	for _, sig := range r.held {
 		r.sendLocked(api.Frame{Type: api.FrameSignal, Offset: int64(sig)})
 	}
+	if r.window != nil {
+		r.sendLocked(api.WindowFrame(*r.window))
+	}
 	for _, in := range r.early {
 		r.inputLocked(in.chunk, in.reply)
 	}
-	r.held, r.early = nil, nil
+	r.held, r.early, r.window = nil, nil, nil
 	r.mu.Unlock()
 	r.link(r.m.isUp())
 }
@@ -246,6 +250,17 @@ func (r *remote) detach(conn net.Conn) {
 			w(ack)
 		}
 	}
+}
+
+// setWindow passes the size of the terminal on.
+func (r *remote) setWindow(w api.Window) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conn == nil {
+		r.window = &w
+		return
+	}
+	r.sendLocked(api.WindowFrame(w))
 }
 
 // send writes a frame to the shim. Without one the frame is lost: both ends

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,9 @@ const (
 
 // shim is the parent of a task.
 type shim struct {
+	pumped  atomic.Int64 // bytes of output that were taken
+	pumping atomic.Int32 // streams that wait for room
+
 	dir    string
 	spec   spec
 	spool  *spool
@@ -54,6 +58,8 @@ type shim struct {
 	process *os.Process     // init; nil before it runs and after it ended
 	started bool            // the program runs: signals have a receiver
 	held    []unix.Signal   // that came before
+	words   []byte          // the end of what it wrote
+	console *os.File        // master's end of the task's terminal; nil: it has none
 	done    bool            // the agent has forgotten the task
 }
 
@@ -195,6 +201,8 @@ func (s *shim) handle(c net.Conn, f api.Frame) {
 		s.poke()
 	case api.FrameSignal:
 		s.signal(unix.Signal(f.Offset))
+	case api.FrameWindow:
+		s.setWindow(f.Window())
 	case frameForget:
 		s.forget()
 	}

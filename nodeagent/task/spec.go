@@ -26,8 +26,8 @@ type spec struct {
 	Start api.TaskStart `json:"start"`
 	// Init is the in-namespace init.
 	Init string `json:"init"`
-	// Root is the folder that the task sees as /, "" for the node's root.
-	Root string `json:"root,omitempty"`
+	// View is what the task sees.
+	View View `json:"view"`
 	// Cgroup is the task's group, "" for none.
 	Cgroup string `json:"cgroup,omitempty"`
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,7 +42,8 @@ type Config struct {
 	Mounted func(root string)
 	Log     *slog.Logger // nil: no log
 
-	mounts mounts // nil: the kernel's
+	mounts mounts                                                            // nil: the kernel's
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP
 }
 
 // Holder brings a machine its userland and holds it. Make one with [New]. It may
@@ -127,6 +129,11 @@ func (h *Holder) From(files string) {
 		return
 	}
 	h.files = files
+	if files != "" {
+		if err := rememberFiles(h.cfg.RunDir, files); err != nil {
+			h.log.Warn("modprobe does not know where the head has modules", "err", err)
+		}
+	}
 	close(h.moved)
 	h.moved = make(chan struct{})
 }
@@ -310,10 +317,11 @@ func (h *Holder) fetch(ctx context.Context, files string, moved <-chan struct{},
 		h.tell("waiting for the head", "")
 		return errors.New("the head has not said where it is")
 	}
-	src, err := newSource(files, h.cfg.Want.SHA256)
+	src, err := newSource(files, h.cfg.Want.SHA256, "userland.sqfs")
 	if err != nil {
 		return h.trouble(err)
 	}
+	src.dial = h.cfg.dial
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan struct{})

@@ -30,10 +30,11 @@ type source struct {
 	addr string // HOST:PORT
 	host string // as in the URL
 	path string
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP
 }
 
 // newSource reads the base URL that the head gives: FILES/blobs/SHA256/NAME.
-func newSource(files, sha256 string) (source, error) {
+func newSource(files, sha256, name string) (source, error) {
 	u, err := url.Parse(files)
 	if err != nil {
 		return source{}, fmt.Errorf("the head's address of files: %w", err)
@@ -48,8 +49,8 @@ func newSource(files, sha256 string) (source, error) {
 	if port == "" {
 		port = "80"
 	}
-	u = u.JoinPath("blobs", sha256, "userland.sqfs")
-	return source{addr: net.JoinHostPort(u.Hostname(), port), host: u.Host, path: u.EscapedPath()}, nil
+	u = u.JoinPath("blobs", sha256, name)
+	return source{addr: net.JoinHostPort(u.Hostname(), port), host: u.Host, path: "/" + strings.TrimLeft(u.EscapedPath(), "/")}, nil
 }
 
 // span is a part of a file.
@@ -65,17 +66,18 @@ type content struct {
 // open asks for a part of the file. A redirect, another part or another length
 // than that which was asked for is an error. The end of ctx ends the connection.
 func (s source) open(ctx context.Context, want span) (*content, error) {
-	dial := net.Dialer{Timeout: answerTimeout}
-	conn, err := dial.DialContext(ctx, "tcp", s.addr)
+	dial := s.dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: answerTimeout}).DialContext
+	}
+	conn, err := dial(ctx, "tcp", s.addr)
 	if err != nil {
 		return nil, err
 	}
 	c := &content{conn: conn, r: bufio.NewReaderSize(conn, maxLine)}
 	c.release = context.AfterFunc(ctx, func() { conn.Close() })
-	err = conn.SetDeadline(time.Now().Add(answerTimeout))
-	if err == nil {
-		_, err = io.WriteString(conn, s.request(want))
-	}
+	conn.SetDeadline(time.Now().Add(answerTimeout)) // if it cannot, reading fails
+	_, err = io.WriteString(conn, s.request(want))
 	if err == nil {
 		err = readAnswer(c.r, want)
 	}
@@ -95,9 +97,7 @@ func (s source) request(want span) string {
 func (c *content) fill(b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), stallBytes)
-		if err := c.conn.SetDeadline(time.Now().Add(stallTimeout)); err != nil {
-			return err
-		}
+		c.conn.SetDeadline(time.Now().Add(stallTimeout)) // if it cannot, reading fails
 		if _, err := io.ReadFull(c.r, b[:n]); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF

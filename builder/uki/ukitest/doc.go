@@ -1,0 +1,2 @@
+// Package ukitest makes boot stubs and keys for tests.
+package ukitest

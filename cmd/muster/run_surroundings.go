@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"muster/api"
+	"muster/api/client"
+)
+
+// What belongs to the computer, the session or the terminal of the caller and means nothing, or
+// something else, on another machine. Names that end in * stand for all that begin so.
+// docs/running.md lists them.
+var leftBehind = []string{
+	"DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_*", "DBUS_*", "SESSION_MANAGER", "DESKTOP_*", "GDM*", "GNOME_*", "KDE_*",
+	"SSH_*", "GPG_AGENT_INFO", "GPG_TTY", "SUDO_*", "PKEXEC_UID", "MAIL",
+	"HOST", "HOSTNAME", "HOSTTYPE", "MACHTYPE", "PWD", "OLDPWD", "SHLVL", "_", "WINDOWID", "WINDOW", "STY", "TMUX*", "TERM_PROGRAM*", "VTE_VERSION",
+	"INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "LISTEN_*", "WATCHDOG_*", "SYSTEMD_*", "MANAGERPID", "CREDENTIALS_DIRECTORY",
+	"LD_PRELOAD", "LINES", "COLUMNS", "MUSTER_*",
+}
+
+// passedEnvironment is the part of the environment that has a meaning on another machine.
+func passedEnvironment(env []string) []string {
+	var out []string
+	for _, kv := range env {
+		name, _, ok := strings.Cut(kv, "=")
+		left := slices.ContainsFunc(leftBehind, func(p string) bool {
+			begin, more := strings.CutSuffix(p, "*")
+			return name == p || more && strings.HasPrefix(name, begin)
+		})
+		if ok && name != "" && !left {
+			out = append(out, api.EncodeText(kv))
+		}
+	}
+	return out
+}
+
+// ownUmask is the umask of this process. Reading it sets it, so nothing else may make
+// files meanwhile.
+func ownUmask() uint32 {
+	old := unix.Umask(0o077)
+	unix.Umask(old)
+	return uint32(old)
+}
+
+// ownLimits are the resource limits that a user may have changed and that have the same meaning on
+// a node. What concerns memory, processes and processor time of the whole machine is the node's.
+func ownLimits() []api.Limit {
+	var out []api.Limit
+	for _, what := range []int{unix.RLIMIT_CORE, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_STACK, unix.RLIMIT_NOFILE, unix.RLIMIT_AS, unix.RLIMIT_CPU} {
+		var l unix.Rlimit
+		if unix.Getrlimit(what, &l) == nil {
+			out = append(out, api.Limit{Resource: what, Soft: l.Cur, Hard: l.Max})
+		}
+	}
+	return out
+}
+
+// passSignals returns what the job shall get of the signals that this process gets. A stop stops the
+// job and then this process, and when that goes on the job does.
+func passSignals(ctx context.Context) (<-chan os.Signal, func()) {
+	got := make(chan os.Signal, 8)
+	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
+		syscall.SIGTSTP, syscall.SIGCONT)
+	passed := make(chan os.Signal) // no room: who takes a second signal has sent the first
+	pass := func(s os.Signal) bool {
+		select {
+		case passed <- s:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case s := <-got:
+				if pass(s) && s == syscall.SIGTSTP && pass(client.NoSignal) {
+					_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+				}
+			}
+		}
+	}()
+	return passed, func() { signal.Stop(got) }
+}

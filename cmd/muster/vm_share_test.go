@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"muster/internal/need"
+	"muster/internal/vm"
+)
+
+// nfsServer exports a folder of this system by NFS, as an external server does.
+type nfsServer struct {
+	dir string // what it exports, as /x
+	cmd *exec.Cmd
+}
+
+// The server of Debian 12, 4.3, answers READ_PLUS of version 4.2 with zeros.
+const ganeshaConfig = `NFS_CORE_PARAM { Protocols = 4; NFS_Port = 2049; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
+NFSv4 { Minor_Versions = 1; Lease_Lifetime = 5; Grace_Period = 5; RecoveryBackend = fs; RecoveryRoot = "%[1]s/recovery"; Only_Numeric_Owners = true; Delegations = false; }
+EXPORT { Export_Id = 1; Path = "%[2]s"; Pseudo = "/x"; Protocols = 4; Transports = TCP; SecType = sys; Access_Type = RW; Squash = no_root_squash; Attr_Expiration_Time = 0; Filesystem_Id = 1.1; FSAL { Name = VFS; } }
+`
+
+// startNFS starts a server in the namespace of the tests.
+func startNFS(t *testing.T) *nfsServer {
+	t.Helper()
+	program := need.Program(t, "ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs")
+	// Tasks have a /tmp of their own, so no share can be there.
+	dir, err := os.MkdirTemp("/srv", "muster-share-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	run := t.TempDir()
+	config := filepath.Join(run, "ganesha.conf")
+	if err := os.WriteFile(config, fmt.Appendf(nil, ganeshaConfig, run, dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(run, "recovery"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := &nfsServer{dir: dir}
+	s.start(t, program, config)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *nfsServer) start(t *testing.T, program, config string) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.ArtifactDir(), "ganesha.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s.cmd = exec.Command(program, "-F", "-f", config, "-L", "STDERR", "-p", filepath.Join(filepath.Dir(config), "pid"))
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *nfsServer) stop() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+// TestVMShare has a node mount a folder of an NFS server and runs commands in it, as
+// somebody does who sits in that folder.
+func TestVMShare(t *testing.T) {
+	if os.Getenv("MUSTER_LONG") != "1" {
+		t.Skip("only in make test-vm: needs an NFS server on this system")
+	}
+	c := startCluster(t, "--dhcp=full")
+	nfs := startNFS(t)
+	g := c.boot(vm.Config{Name: "bios", Firmware: vm.BIOS}, nil)
+	node := c.ready(g)
+	if r := c.muster("", "share", "add", "10.77.0.1:/x", "--at", nfs.dir); r.status != 0 || !strings.Contains(r.stdout, "is mounted at "+nfs.dir) {
+		t.Fatalf("%+v", r)
+	}
+	begin := time.Now()
+	c.eventually(time.Minute, "the node has mounted the share", func(ctx context.Context) (bool, error) {
+		s, err := c.client.Share(ctx, nfs.dir)
+		return err == nil && len(s.Mounts) == 1 && s.Mounts[0].State == "mounted", nil
+	})
+	t.Logf("mounted %v after share add", time.Since(begin).Round(time.Millisecond))
+
+	// in runs a command from a folder.
+	in := func(dir string, args ...string) (string, int) {
+		cmd := exec.CommandContext(t.Context(), c.bin, append([]string{"--head", c.socket(), "run"}, args...)...)
+		cmd.Dir = dir
+		var out, errOut bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errOut
+		_ = cmd.Run()
+		if errOut.Len() > 0 {
+			t.Logf("%q: %s", args, errOut.String())
+		}
+		return out.String(), cmd.ProcessState.ExitCode()
+	}
+	work := filepath.Join(nfs.dir, "w\xffrk") // no UTF-8
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "prog"), []byte("#!/usr/bin/python3\nimport os, sys\nprint(os.getcwdb(), sys.argv[1], os.environ['LEVEL'])\nsys.exit(3)\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("LEVEL", "high")
+	if out, status := in(work, "./prog", "data"); out != fmt.Sprintf("b'%s' data high\n", strings.ReplaceAll(work, "\xff", `\xff`)) || status != 3 {
+		t.Errorf("./prog data: %q, %d", out, status)
+	}
+	if out, status := in(work, "sh", "-c", "echo from $(uname -n) >file; umask; ls"); out != "0022\nfile\nprog\n" || status != 0 {
+		t.Errorf("a shell: %q, %d", out, status)
+	}
+	if got, err := os.ReadFile(filepath.Join(work, "file")); err != nil || string(got) != "from "+node.Name+"\n" {
+		t.Errorf("file on the server: %q, %v", got, err)
+	}
+	if out, status := in(work, "-o", "log-%j", "sh", "-c", "echo out; echo err >&2"); out != "" || status != 0 {
+		t.Errorf("-o: %q, %d", out, status)
+	}
+	if logs, err := filepath.Glob(work + "/log-*"); err != nil || len(logs) != 1 {
+		t.Errorf("logs are %q, %v", logs, err)
+	} else if got, err := os.ReadFile(logs[0]); err != nil || string(got) != "out\nerr\n" {
+		t.Errorf("the log: %q, %v", got, err)
+	}
+	// What was written a moment ago is what the node sees.
+	for i := range 20 {
+		want := fmt.Sprint("turn ", i, "\n")
+		if err := os.WriteFile(filepath.Join(work, "turn"), []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, _ := in(work, "cat", "turn"); out != want {
+			t.Errorf("the node reads %q, want %q", out, want)
+		}
+	}
+	if _, status := in(t.TempDir(), "true"); status != exitMuster {
+		t.Errorf("a job in a folder of no share ends with %d", status)
+	}
+	if out, status := in(t.TempDir(), "--private", "pwd"); !strings.HasPrefix(out, "/run/muster/tasks/") || status != 0 {
+		t.Errorf("--private: %q, %d", out, status)
+	}
+	if r := c.muster("", "share", "remove", nfs.dir); r.status != 0 {
+		t.Errorf("%+v", r)
+	}
+	c.eventually(time.Minute, "the node has unmounted the share", func(ctx context.Context) (bool, error) {
+		r := c.muster("", "run", "--on", node.Name, "grep", "-c", nfs.dir, "/proc/self/mounts")
+		return strings.TrimSpace(r.stdout) == "0", nil
+	})
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"muster/api"
+)
+
+func TestWaitNotice(t *testing.T) {
+	queued := func(why string) api.Job { return api.Job{ID: 7, State: api.JobQueued, Reason: why} }
+	running := api.Job{ID: 7, State: api.JobRunning}
+	for name, c := range map[string]struct {
+		do   func(n *waitNotice)
+		want []string
+	}{
+		"starts at once":   {func(n *waitNotice) { n.changed(queued("waits: n1 full")); n.changed(running) }, nil},
+		"no reason":        {func(n *waitNotice) { n.changed(queued("")) }, nil},
+		"waits":            {func(n *waitNotice) { n.changed(queued("waits: n1 full")) }, []string{"job 7 is queued: n1 full"}},
+		"the latest of it": {func(n *waitNotice) { n.changed(queued("waits: n1 full")); n.changed(queued("there is no node yet")) }, []string{"job 7 is queued: there is no node yet"}},
+		"once": {func(n *waitNotice) {
+			n.changed(queued("waits: n1 full"))
+			time.Sleep(waitNoticeAfter + time.Second)
+			n.changed(queued("waits: n2 full"))
+		}, []string{"job 7 is queued: n1 full"}},
+		"again after it ran": {func(n *waitNotice) {
+			n.changed(queued("waits: n1 full"))
+			n.changed(running)
+			time.Sleep(waitNoticeAfter + time.Second)
+			n.changed(queued("waits: n2 full"))
+		}, []string{"job 7 is queued: n2 full"}},
+		"stopped": {func(n *waitNotice) { n.changed(queued("waits: n1 full")); n.stop() }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got []string
+				n := &waitNotice{say: func(text string) { got = append(got, text) }}
+				c.do(n)
+				time.Sleep(waitNoticeAfter + time.Second)
+				synctest.Wait()
+				n.stop()
+				if d := cmp.Diff(c.want, got); d != "" {
+					t.Errorf("said (-want +got):\n%s", d)
+				}
+			})
+		})
+	}
+}
