@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -92,11 +93,18 @@ func MoreDrivers(ctx context.Context, load func(ctx context.Context, aliases []s
 type gatherer struct{ seen, fresh map[string]struct{} }
 
 func (g *gatherer) add(alias string) {
-	if _, ok := g.seen[alias]; ok || alias == "" || len(g.seen) >= maxAliases {
+	if _, ok := g.seen[alias]; ok || alias == "" || leftAlone(alias) || len(g.seen) >= maxAliases {
 		return
 	}
 	g.seen[alias] = struct{}{}
 	g.fresh[alias] = struct{}{}
+}
+
+// leftAlone tells whether a device gets no driver by itself: a graphics driver without its
+// firmware may blank the screen that shows how the machine is, and sound is of no use. Class codes
+// are those of PCI: 03 is display, 04 multimedia.
+func leftAlone(alias string) bool {
+	return strings.HasPrefix(alias, "pci:") && (strings.Contains(alias, "bc03sc") || strings.Contains(alias, "bc04sc"))
 }
 
 // take returns what was collected, in order.
