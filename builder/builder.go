@@ -127,7 +127,11 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if pack.Count > 0 {
 		cfg.Progress(Event{Step: StepModules, End: true, Cached: cached, Detail: fmt.Sprintf("%d, %.1f MB, fetched one by one", pack.Count, float64(pack.Pack.Size)/1e6)})
 	}
-	userland, cached, err := userlandStep(ctx, cfg, store, during(StepUserland, cfg, client), lock, pack)
+	commands, err := buildGoCommands(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	userland, cached, err := userlandStep(ctx, cfg, store, during(StepUserland, cfg, client), lock, pack, commands)
 	if err != nil {
 		return nil, err
 	}
@@ -140,10 +144,6 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 			return nil, err
 		}
 		cfg.Progress(Event{Step: StepLoaders, End: true, Cached: cached})
-	}
-	commands, err := buildGoCommands(ctx, cfg)
-	if err != nil {
-		return nil, err
 	}
 	ids := computeIDs(cfg, lock, kernel, userland, commands)
 	archive, cached, err := initramfsStep(ctx, cfg, store, ids, kernel, userland, commands, imageTime(cfg, lock))

@@ -55,7 +55,7 @@ func TestExamples(t *testing.T) {
 			}
 		},
 		"container.yaml": func(t *testing.T, c Contents) {
-			for _, name := range []string{"/usr/bin/sh", "/usr/bin/base", "/etc/motd", "/usr/bin/procps", "/usr/lib/muster/init"} {
+			for _, name := range []string{"/usr/bin/sh", "/usr/bin/base", "/etc/motd", "/usr/bin/procps", "/usr/bin/healthcheck", "/usr/lib/muster/init"} {
 				if c.Userland[name] == "" {
 					t.Errorf("the userland has no %s", name)
 				}

@@ -130,7 +130,7 @@ func localDeb(cfg Config, p images.LockedPackage) (string, error) {
 // refreshSources returns the lock with what the files and folders of the definition hold now. One that was
 // named, and a build that is locked, have to fit as they are.
 func refreshSources(ctx context.Context, cfg Config, lock *images.Lock) (*images.Lock, error) {
-	if len(lock.Sources) == 0 {
+	if len(cfg.Definition.Userland) == 0 {
 		return lock, nil
 	}
 	now, err := lockSources(ctx, cfg, lock)

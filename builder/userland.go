@@ -38,7 +38,8 @@ type userlandInputs struct {
 	Modules  []namedBlob // index of the kernel's modules
 	Time     time.Time
 	Fast     bool
-	Own      string `json:",omitempty"` // what the definition itself brings, see ownInUserland
+	Own      string      `json:",omitempty"` // what the definition itself brings, see ownInUserland
+	Commands []goCommand `json:",omitempty"`
 	// Sources beside packages, and the order of all.
 	Sources []images.LockedSource `json:",omitempty"`
 	Order   []images.SourceKind   `json:",omitempty"`
@@ -77,14 +78,14 @@ func (u userlandFiles) summary() string {
 }
 
 // userlandStep unpacks the packages of the userland and packs what tasks shall see of them.
-func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock, pack packFiles) (userlandFiles, bool, error) {
+func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, lock *images.Lock, pack packFiles, commands []goCommand) (userlandFiles, bool, error) {
 	packages := lock.ByRole(images.RoleUserland)
 	if !cfg.Definition.HasUserland() {
 		return userlandFiles{}, false, nil
 	}
 	in := userlandInputs{
 		Format: userlandFormat, Packages: hashesOf(packages), Init: hashBytes(cfg.Init), Modules: pack.Index,
-		Time: imageTime(cfg, lock), Fast: cfg.Fast, Own: ownInUserland(cfg.Definition),
+		Time: imageTime(cfg, lock), Fast: cfg.Fast, Own: ownInUserland(cfg.Definition), Commands: commands,
 	}
 	if len(lock.Sources) > 0 {
 		in.Sources = lock.Sources
@@ -99,7 +100,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 			if err != nil {
 				return userlandFiles{}, err
 			}
-			out, err = packUserland(ctx, cfg, c, in.Time, pack, func(r *root) error { return r.addSources(ctx, cfg, lock, files) })
+			out, err = packUserland(ctx, cfg, c, in.Time, pack, commands, func(r *root) error { return r.addSources(ctx, cfg, lock, files) })
 			out.Packages = len(packages)
 			return out, err
 		}
@@ -120,7 +121,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 			return userlandFiles{}, err
 		}
 		defer contents.Close()
-		out, err = packUserland(ctx, cfg, c, in.Time, pack, func(r *root) error { return r.addUnpacked(index, contents) })
+		out, err = packUserland(ctx, cfg, c, in.Time, pack, commands, func(r *root) error { return r.addUnpacked(index, contents) })
 		out.Packages = len(packages)
 		return out, err
 	})
@@ -131,7 +132,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 }
 
 // packUserland makes a userland of what fill puts into a root.
-func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pack packFiles, fill func(*root) error) (userlandFiles, error) {
+func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pack packFiles, commands []goCommand, fill func(*root) error) (userlandFiles, error) {
 	spool, err := os.CreateTemp(c.tmp(), "userland-*")
 	if err != nil {
 		return userlandFiles{}, err
@@ -143,7 +144,7 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pa
 	if err := fill(r); err != nil {
 		return userlandFiles{}, err
 	}
-	if err := errors.Join(r.addOwn(), pack.addTo(r.tree, c), r.finish(cfg.Init)); err != nil {
+	if err := errors.Join(r.addCommands(commands), r.addOwn(), pack.addTo(r.tree, c), r.finish(cfg.Init)); err != nil {
 		return userlandFiles{}, err
 	}
 	cfg.Progress(Event{Step: StepUserland, Detail: fmt.Sprintf("packing %d files", r.tree.Len())})
@@ -162,6 +163,20 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pa
 		return err
 	})
 	return out, err
+}
+
+// addCommands adds the Go programs of the definition, so that tasks have them too.
+func (r *root) addCommands(commands []goCommand) error {
+	var errs []error
+	for _, c := range commands {
+		name := r.resolve("usr/bin/" + c.Name)
+		if old := r.tree.Lookup(name); old != nil {
+			errs = append(errs, inputErrorf("/%s is in %s and in go-commands: leave one of them out, or call the program otherwise", name, old.Source))
+			continue
+		}
+		errs = append(errs, r.tree.AddBytes(name, 0o755, c.data, "go-commands: "+c.Name))
+	}
+	return errors.Join(errs...)
 }
 
 func baseFirst(p fetched) int {
