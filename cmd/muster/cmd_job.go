@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"muster/api"
+	"muster/api/client"
 )
 
 func newJobCommand(at *headFlag) *cobra.Command {
@@ -20,7 +21,7 @@ func newJobCommand(at *headFlag) *cobra.Command {
 		GroupID: "use",
 		Example: "  muster job list\n  muster job logs -f 17\n  muster job cancel 17",
 	}
-	c.AddCommand(newJobListCommand(at), newJobShowCommand(at), newJobCancelCommand(at), newJobLogsCommand(at))
+	c.AddCommand(newJobListCommand(at), newJobShowCommand(at), newJobCancelCommand(at), newJobLogsCommand(at), newJobAttachCommand(at))
 	return c
 }
 
@@ -215,6 +216,53 @@ func newJobCancelCommand(at *headFlag) *cobra.Command {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "job %d is %s\n", id, orWord(j.Reason, string(j.State)))
+			}
+			return nil
+		}),
+		ValidArgsFunction: at.completeJobs,
+	}
+}
+
+func newJobAttachCommand(at *headFlag) *cobra.Command {
+	return &cobra.Command{
+		Use:   "attach JOB",
+		Short: "Stay with a job: its output so far and to come, and your signals",
+		Long: `Stay with a job to its end, as if it had been started here: what it has written
+and what it still writes is printed, Ctrl-C and other signals go to it, and the
+exit status is its own. It gets no input. To look on without a hand in it use
+muster job logs -f.`,
+		Example: "  muster job attach 17",
+		Args:    cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			id, err := jobID(args[0])
+			if err != nil {
+				return err
+			}
+			if _, err := call.client.Job(cmd.Context(), id); err != nil {
+				return err
+			}
+			// Signals belong to the job from here on.
+			ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
+			defer cancel()
+			signals, stop := passSignals(ctx)
+			defer stop()
+			out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
+			j, err := call.client.Attach(ctx, id, client.RunOptions{
+				Signals: signals, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) },
+				Output: func(_ int, stream api.Stream, data []byte) error {
+					w := out
+					if stream == api.Stderr {
+						w = errOut
+					}
+					_, err := w.Write(data)
+					return err
+				},
+			})
+			if err != nil {
+				return err
+			}
+			if status := jobStatus(errOut, j); status != 0 {
+				return exitStatus(status)
 			}
 			return nil
 		}),

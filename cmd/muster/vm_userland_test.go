@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"muster/api"
 	"muster/images"
+	"muster/internal/need"
 	"muster/internal/vm"
 )
 
@@ -64,6 +66,25 @@ func TestVMUserland(t *testing.T) {
 		}
 	}
 	c.logMemory(guests[0])
+	t.Run("a terminal", func(t *testing.T) {
+		script := need.Program(t, "script", "bsdutils") // it gives muster a terminal
+		cmd := exec.CommandContext(t.Context(), script, "-qec", c.bin+` --head `+c.socket()+` run -t bash -c 'tty; stty size; read -r x; echo "got $x"; exit 5'`, "/dev/null")
+		cmd.Stdin = strings.NewReader("typed\n")
+		out, err := cmd.Output()
+		if want := "/dev/pts/0\r\n24 80\r\n"; !strings.Contains(string(out), want) || !strings.Contains(string(out), "got typed\r\n") {
+			t.Errorf("it shows %q (%v), want %q", out, err, want)
+		}
+		if cmd.ProcessState.ExitCode() != 5 {
+			t.Errorf("it ends with %v", cmd.ProcessState)
+		}
+	})
+	t.Run("attach", func(t *testing.T) {
+		r := c.muster("", "run", "-d", "bash", "-c", "echo first; sleep 2; echo last; exit 4")
+		job := strings.TrimSpace(r.stdout)
+		if r = c.muster("", "job", "attach", job); r.stdout != "first\nlast\n" || r.status != 4 {
+			t.Errorf("attach to job %s: %+v", job, r)
+		}
+	})
 }
 
 // TestVMLeastMemory boots machines with the memory that the build says a node needs.
