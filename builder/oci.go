@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -304,6 +303,3 @@ func parseConfig(data []byte, arch string) (*v1.ConfigFile, error) {
 func isPlatform(p v1.Platform, arch string) bool {
 	return (p.OS == "linux" || p.OS == "") && p.Architecture == arch // amd64 and arm64 are called the same
 }
-
-// layerFile is a layer that is in the cache.
-func layerFile(name string) (io.ReadCloser, error) { return os.Open(name) }

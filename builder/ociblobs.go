@@ -115,7 +115,7 @@ func (b *archiveBlobs) index(tmp string) error {
 			return fmt.Errorf("it is neither a layout folder nor an archive: %w", err)
 		}
 		if n == maxMembers {
-			return fmt.Errorf("it has more than %d files; is it the archive of an image? Files themselves are a source tar:", maxMembers)
+			return fmt.Errorf("it has more than %d files; is it the archive of an image? for files themselves the source is called tar", maxMembers)
 		}
 		name := path.Clean(h.Name)
 		switch h.Typeflag {

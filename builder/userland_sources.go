@@ -379,20 +379,6 @@ func (r *root) follow(name string) string {
 	return name
 }
 
-// isDir says whether a path leads to a folder.
-func (r *root) isDir(name string) bool {
-	e := r.tree.Lookup(r.follow(name))
-	return e != nil && e.Type == initramfs.Dir
-}
-
-// ownerLevel is the level of the source that brought a path; 0 where none did.
-func (r *root) ownerLevel(name string) int {
-	if o := r.owners[name]; o != nil {
-		return o.level
-	}
-	return 0
-}
-
 // readAllText returns the text of a file in a tree of layers, "" where there is none.
 func layerText(t *layers.Tree, name string, most int64) string {
 	f, ok := t.Lookup(name)

@@ -215,17 +215,17 @@ func TestAssignImageRefuses(t *testing.T) {
 	w.publish("gpu2")
 	stranger := (&world{t: t, nodes: w.h.Nodes, wire: w.h.Nodes.wire.(*fakeWire)})
 	stranger.join(stranger.agent(mac3))
-	arm, content, m := build("arm", "1")
+	_, content, m := build("arm", "1")
 	m.Arch = "arm64"
-	arm, _ = json.Marshal(m)
+	arm, _ := json.Marshal(m)
 	putAll(t, w.h.Images, content)
 	if _, err := w.h.Images.Publish(t.Context(), "root", arm, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, salt := range []string{"1", "2"} {
-		manifest, content, m := build("twin"+salt, salt)
+		_, content, m := build("twin"+salt, salt)
 		m.ID = "abcdef" + strings.Repeat(salt, 58)
-		manifest, _ = json.Marshal(m)
+		manifest, _ := json.Marshal(m)
 		putAll(t, w.h.Images, content)
 		if _, err := w.h.Images.Publish(t.Context(), "root", manifest, nil); err != nil {
 			t.Fatal(err)

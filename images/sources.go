@@ -188,7 +188,7 @@ func checkSource(s Source) error {
 		}
 		for _, f := range s.Debs {
 			if !strings.HasSuffix(f, ".deb") {
-				return fmt.Errorf("userland: debs: %s does not end in .deb; packages of the archive belong to packages:", f)
+				return fmt.Errorf("userland: debs: %s does not end in .deb; packages of the archive belong under packages", f)
 			}
 		}
 	case SourcePackages:

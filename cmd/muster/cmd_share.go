@@ -132,9 +132,15 @@ func writeShare(w io.Writer, s api.Share) error {
 		rights = "reading"
 	}
 	for _, r := range [][2]string{
-		{"path", s.Path}, {"from", s.Source}, {"driver", string(s.Driver)}, {"rights", rights},
-		{"for", orWord(strings.Join(s.To, " "), "all nodes")}, {"state", s.State}, {"why", s.Reason},
-		{"lets in", strings.Join(s.Allow, " ")}, {"limits", strings.Join(s.Limits, "; ")},
+		{"path", s.Path},
+		{"from", s.Source},
+		{"driver", string(s.Driver)},
+		{"rights", rights},
+		{"for", orWord(strings.Join(s.To, " "), "all nodes")},
+		{"state", s.State},
+		{"why", s.Reason},
+		{"lets in", strings.Join(s.Allow, " ")},
+		{"limits", strings.Join(s.Limits, "; ")},
 	} {
 		if r[1] == "" {
 			continue
