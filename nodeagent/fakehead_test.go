@@ -47,6 +47,7 @@ type fakeHead struct {
 	refuseAll    bool
 	boot         *api.BootImage // that a machine is told to start when it joins with its rights
 	silentFiles  bool           // files are not sent
+	blobs        string         // where files by hash are
 	fileRequests int
 	repeated     int // bytes of output that came again
 }
@@ -193,6 +194,9 @@ func (h *fakeHead) onJoin(msg *nats.Msg) {
 	h.joins = append(h.joins, req)
 	h.changed.Broadcast()
 	r := h.reply(req.Key)
+	if r.State == api.JoinApproved {
+		r.Files = h.blobs
+	}
 	r.Boot, h.boot = h.boot, nil
 	if r.State != api.JoinApproved {
 		r.Boot, h.boot = nil, r.Boot

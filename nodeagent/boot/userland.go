@@ -31,8 +31,12 @@ func UseFirmware(root string, log *slog.Logger) {
 // is plugged in is often several.
 const gatherFor = 300 * time.Millisecond
 
-// tryDriversAgain is how long it takes until drivers are tried again that could not be got.
-const tryDriversAgain = 30 * time.Second
+// tryDriversAgain is how long it takes until drivers are tried again that could not be got, twice as
+// long each time up to driversPause: the head may not have them at all.
+const (
+	tryDriversAgain = 30 * time.Second
+	driversPause    = 32 * time.Minute
+)
 
 // MoreDrivers calls load with what the devices that are there ask for, and then with what
 // those ask for that come later, each alias once, until ctx is done. What load returns is
@@ -52,9 +56,9 @@ func MoreDrivers(ctx context.Context, load func(ctx context.Context, aliases []s
 	}
 	scan()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
+		defer cancel()
 		ended <- socket.read(ctx, func(b []byte) {
 			e, err := parseUevent(b)
 			if err != nil || e.Action != "add" || e.Modalias == "" {
@@ -66,25 +70,44 @@ func MoreDrivers(ctx context.Context, load func(ctx context.Context, aliases []s
 			}
 		}, scan)
 	}()
+	feedAliases(ctx, found, rescan, func(add func(string)) { deviceAliases("/sys", add) }, load)
+	return <-ended
+}
+
+// feedAliases gives load what comes from found, and what devices has when rescan gets a token,
+// until ctx is done.
+func feedAliases(ctx context.Context, found <-chan string, rescan <-chan struct{}, devices func(add func(string)),
+	load func(ctx context.Context, aliases []string) (again []string),
+) {
 	g := gatherer{seen: make(map[string]struct{}), fresh: make(map[string]struct{})}
-	var later <-chan time.Time
+	var lost []string // what could not be got
+	var later, retry <-chan time.Time
+	pause := tryDriversAgain
 	for {
 		select {
-		case err := <-ended:
-			return err
+		case <-ctx.Done():
+			return
 		case <-rescan:
-			deviceAliases("/sys", g.add)
+			devices(g.add)
 		case alias := <-found:
 			g.add(alias)
 		case <-later:
 			later = nil
-			if again := load(ctx, g.take()); len(again) > 0 {
-				g.giveBack(again)
-				later = time.After(tryDriversAgain)
+			lost = append(lost, load(ctx, g.take())...)
+		case <-retry:
+			retry = nil
+			again := load(ctx, lost)
+			if len(again) < len(lost) {
+				pause = tryDriversAgain
 			}
+			lost = again
 		}
 		if later == nil && len(g.fresh) > 0 {
 			later = time.After(gatherFor)
+		}
+		if retry == nil && len(lost) > 0 {
+			retry = time.After(pause)
+			pause = min(2*pause, driversPause)
 		}
 	}
 }
@@ -112,11 +135,4 @@ func (g *gatherer) take() []string {
 	list := slices.Sorted(maps.Keys(g.fresh))
 	clear(g.fresh)
 	return list
-}
-
-// giveBack undoes take.
-func (g *gatherer) giveBack(list []string) {
-	for _, alias := range list {
-		g.fresh[alias] = struct{}{}
-	}
 }

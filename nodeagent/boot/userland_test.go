@@ -1,7 +1,12 @@
 package boot
 
 import (
+	"context"
+	"fmt"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -24,8 +29,43 @@ func TestGatherer(t *testing.T) {
 	if got := g.take(); len(got) != 0 {
 		t.Errorf("again: %q", got)
 	}
-	g.giveBack([]string{network})
-	if got := g.take(); len(got) != 1 {
-		t.Errorf("given back: %q", got)
-	}
+}
+
+// What cannot be got is tried again ever more rarely, and does not hold up what comes later.
+func TestFeedAliases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		found, rescan := make(chan string), make(chan struct{})
+		begin := time.Now()
+		var loads []string
+		there := false
+		load := func(_ context.Context, aliases []string) (again []string) {
+			loads = append(loads, fmt.Sprintf("%v %s", time.Since(begin), strings.Join(aliases, " ")))
+			for _, a := range aliases {
+				if a == "far" && !there {
+					again = append(again, a)
+				}
+			}
+			return again
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			feedAliases(ctx, found, rescan, func(add func(string)) { add("b"); add("far"); add("a") }, load)
+		}()
+		rescan <- struct{}{}
+		found <- "b"
+		time.Sleep(10 * time.Second)
+		found <- "new"
+		found <- "a"
+		time.Sleep(100 * time.Second) // far is tried at 30.3 s and 90.3 s
+		there = true
+		time.Sleep(24 * time.Hour)
+		cancel()
+		<-done
+		want := []string{"300ms a b far", "10.3s new", "30.3s far", "1m30.3s far", "3m30.3s far"}
+		if diff := cmp.Diff(want, loads); diff != "" {
+			t.Errorf("loads (-want +got):\n%s", diff)
+		}
+	})
 }

@@ -156,6 +156,13 @@ func (h *Holder) tell(doing, problem string) {
 	}
 }
 
+// fetching notes that nothing is waited for any more. What was wrong is told until a piece came.
+func (h *Holder) fetching() {
+	h.mu.Lock()
+	h.doing = ""
+	h.mu.Unlock()
+}
+
 // progress notes how many pieces are there; what was wrong before is past.
 func (h *Holder) progress(have int) {
 	h.mu.Lock()
@@ -322,6 +329,7 @@ func (h *Holder) fetch(ctx context.Context, files string, moved <-chan struct{},
 		return h.trouble(err)
 	}
 	src.dial = h.cfg.dial
+	h.fetching()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan struct{})

@@ -46,8 +46,10 @@ func (kernelMounts) attach(file, dir string) error { return loop.Mount(file, dir
 
 func (kernelMounts) detach(dir string) error { return unix.Unmount(dir, unix.MNT_DETACH) }
 
-func (kernelMounts) what(dir string) (mounted, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+func (kernelMounts) what(dir string) (mounted, error) { return whatIn("/proc/self/mountinfo", dir) }
+
+func whatIn(mountinfo, dir string) (mounted, error) {
+	f, err := os.Open(mountinfo)
 	if err != nil {
 		return mounted{}, fmt.Errorf("looking at what is mounted: %w", err)
 	}
