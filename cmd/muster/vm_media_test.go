@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
@@ -131,8 +133,15 @@ func (c *cluster) bootMedium(t *testing.T, b mediumBoot, medium string) {
 			t.Errorf("lockdown is %q (%s), want integrity: Secure Boot is not on", r.stdout, r.stderr)
 		}
 	}
-	// Which of them the machine has a driver for, is a matter of the image.
-	t.Logf("disks that the machine sees:\n%s", c.muster("", "run", "--on", node.Name, "--", "cat", "/proc/partitions").stdout)
+	// Drivers of disks come after the userland. What nobody sees, nobody writes to: so both are there.
+	fi, err := os.Stat(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sees := regexp.MustCompile(fmt.Sprintf(`(?m) %d (vd|sd)[a-z]$`, fi.Size()/1024))
+	c.eventually(jobTime, "the machine sees its disks", func(context.Context) (bool, error) {
+		return len(sees.FindAllString(c.muster("", "run", "--on", node.Name, "--", "cat", "/proc/partitions").stdout, -1)) == 2, nil
+	})
 	if err := g.PowerButton(); err != nil {
 		t.Fatal(err)
 	}
