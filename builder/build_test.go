@@ -66,7 +66,7 @@ func TestInitramfsHolds(t *testing.T) {
 		"sbin/modprobe": "/init", "bin/ls": "bb", "bin/sh": "bb", "bbin": "bin",
 		"etc/muster/image": m.ID + "\n", "etc/muster/runtime": m.RuntimeID + "\n",
 		"etc/muster/early":             "/" + early + "loop.ko\n/" + early + "lz-helper.ko\n/" + early + "squashfs.ko\n",
-		early + "loop.ko":              string(tinyModule("name=loop", "parmtype=max_loop:int", "parmtype=max_part:int")),
+		early + "loop.ko":              string(tinyModule("name=loop", "parm=max_loop:Maximum number of loop devices", "parm=max_part:Maximum", "parmtype=max_part:int")),
 		early + "squashfs.ko":          string(tinyModule("name=squashfs", "depends=lz-helper")),
 		"etc/motd":                     "hello\n",
 		"lib/firmware/rtl_nic/a.fw":    "wanted",

@@ -87,10 +87,12 @@ func checkOptions(ctx context.Context, k *kernelPackage, sel *selection, options
 		for word := range strings.FieldsSeq(outsideQuotes(options[name])) {
 			param, _, _ := strings.Cut(word, "=")
 			if !slices.Contains(params, strings.ReplaceAll(param, "-", "_")) {
-				hint := "; it has none"
+				hint := "; it names none"
 				if len(params) > 0 {
-					hint = "; it has: " + strings.Join(params, ", ")
+					hint = "; it names: " + strings.Join(params, ", ")
 				}
+				// A few parameters stand in the code alone.
+				hint += fmt.Sprintf(" (one that it does not name can be given on the kernel command line: %s.%s)", name, word)
 				bad(name, fmt.Sprintf("modules: options: %s has no parameter %s", name, param), hint)
 			}
 		}

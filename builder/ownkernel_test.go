@@ -144,11 +144,11 @@ func TestOwnKernelErrors(t *testing.T) {
 		},
 		"unknown parameter": {
 			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {loop: max_loops=1}}", 1),
-			"modules: options: loop has no parameter max_loops (DIR/test.yaml:6:45); it has: max_loop, max_part",
+			"modules: options: loop has no parameter max_loops (DIR/test.yaml:6:45); it names: max_loop, max_part (one that it does not name can be given on the kernel command line: loop.max_loops=1)",
 		},
 		"no parameters": {
 			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {dummy: a=1}}", 1),
-			"modules: options: dummy has no parameter a (DIR/test.yaml:6:45); it has none",
+			"modules: options: dummy has no parameter a (DIR/test.yaml:6:45); it names none",
 		},
 		"built in": {
 			func(string) {}, strings.Replace(ownDefinition, "virtio]}", "virtio], options: {virtio_pci: a=1}}", 1),

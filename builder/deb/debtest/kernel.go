@@ -74,7 +74,7 @@ func Kernel(t testing.TB, meta, release, version string) []Package {
 				{Path: "boot/config-" + release, Data: "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_XZ=y\n"},
 				{Path: dir + "modules.builtin", Data: "kernel/drivers/virtio/virtio_pci.ko\n"},
 				{Path: dir + "modules.order", Data: "kernel/drivers/block/loop.ko\n"},
-				module("drivers/block/loop", "name=loop", "parmtype=max_loop:int", "parmtype=max_part:int"),
+				module("drivers/block/loop", "name=loop", "parm=max_loop:Maximum number of loop devices", "parm=max_part:Maximum", "parmtype=max_part:int"),
 				module("fs/squashfs/squashfs", "name=squashfs", "depends=lz-helper"),
 				module("lib/lz-helper", "name=lz_helper"),
 				module("drivers/net/virtio_net", "name=virtio_net", "alias=virtio:d00000001v*", "depends=net_failover"),

@@ -25,12 +25,12 @@ func TestParse(t *testing.T) {
 			path: "kernel/drivers/net/virtio_net.ko",
 			entries: []string{
 				"name=virtio_net", "license=GPL", "alias=virtio:d00000001v*", "alias=net-virtio", "depends=failover,net-failover",
-				"softdep=pre: virtio_pci", "firmware=virtio/a.bin", "vermagic=6.12 SMP", "parm=napi_weight:int", "intree=Y",
+				"softdep=pre: virtio_pci", "firmware=virtio/a.bin", "vermagic=6.12 SMP", "parm=napi_weight:weight", "parmtype=napi_weight:int", "intree=Y",
 			},
 			want: depmod.Info{
 				Path: "kernel/drivers/net/virtio_net.ko", Name: "virtio_net", Depends: []string{"failover", "net_failover"},
 				Aliases: []string{"virtio:d00000001v*", "net-virtio"}, Softdeps: []string{"pre: virtio_pci"},
-				Firmware: []string{"virtio/a.bin"}, Vermagic: "6.12 SMP",
+				Firmware: []string{"virtio/a.bin"}, Params: []string{"napi_weight"}, Vermagic: "6.12 SMP",
 			},
 		},
 		"name from a mixed file name": {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"muster/internal/kmod"
@@ -82,8 +83,8 @@ func ParseModinfo(path string, section []byte) Info {
 			info.Firmware = append(info.Firmware, value)
 		case "vermagic":
 			info.Vermagic = value
-		case "parmtype":
-			if name, _, ok := strings.Cut(value, ":"); ok {
+		case "parmtype", "parm": // some parameters have only a type, others only a description
+			if name, _, ok := strings.Cut(value, ":"); ok && !slices.Contains(info.Params, name) {
 				info.Params = append(info.Params, name)
 			}
 		}
