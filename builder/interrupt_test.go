@@ -17,7 +17,7 @@ import (
 // TestInterruptedEverywhere ends builds at every point of which they tell: nothing half-done has a
 // final name, nothing temporary is left, and the next build gives the same bytes.
 func TestInterruptedEverywhere(t *testing.T) {
-	a := userlandArchive(t, mediumPackages()...)
+	a := userlandArchive(t, append(mediumPackages(), stubPackage())...)
 	whole := testConfig(t, a, sameDefinition)
 	var events atomic.Int32
 	whole.Progress = func(Event) { events.Add(1) }
@@ -79,7 +79,7 @@ func checkNothingHalf(t *testing.T, cfg Config, when string) {
 // TestFullDiskEverywhere builds on disks that are full sooner or later.
 func TestFullDiskEverywhere(t *testing.T) {
 	need.Root(t)
-	a := userlandArchive(t, mediumPackages()...)
+	a := userlandArchive(t, append(mediumPackages(), stubPackage())...)
 	full := 0
 	for size := 64; ; size *= 2 {
 		small := t.TempDir()
@@ -109,7 +109,7 @@ func TestFullDiskEverywhere(t *testing.T) {
 
 // TestNamesOfFolders builds where folders have names that need care.
 func TestNamesOfFolders(t *testing.T) {
-	a := userlandArchive(t, mediumPackages()...)
+	a := userlandArchive(t, append(mediumPackages(), stubPackage())...)
 	plain := testConfig(t, a, sameDefinition)
 	mustBuild(t, plain)
 	for _, name := range []string{"with space", "with\nnewline", "not\xff\xfeutf8", "-dash", "%s $x `y` 'z'", strings.Repeat("l", 200)} {

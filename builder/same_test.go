@@ -21,19 +21,20 @@ import (
 
 	"muster/builder/deb/debtest"
 	"muster/builder/hybrid"
+	"muster/builder/uki"
 	"muster/images"
 )
 
 // sameDefinition has every kind of artifact.
-const sameDefinition = testDefinition + packageList
+const sameDefinition = testDefinition + packageList + "media: [netboot, iso, uki, img]\n"
 
 // TestSameBytes builds every artifact again in a process of its own, in unlike surroundings:
 // another folder, cache, user, umask, time zone, language and number of processors.
 func TestSameBytes(t *testing.T) {
-	a := userlandArchive(t, mediumPackages()...)
+	a := userlandArchive(t, append(mediumPackages(), stubPackage())...)
 	first := testConfig(t, a, sameDefinition)
 	m := mustBuild(t, first)
-	for _, kind := range []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindUserland, images.KindLoader, images.KindISO, images.KindSBOM, images.KindSources} {
+	for _, kind := range []images.ArtifactKind{images.KindKernel, images.KindInitramfs, images.KindUserland, images.KindModules, images.KindLoader, images.KindISO, images.KindUKI, images.KindIMG, images.KindSBOM, images.KindSources} {
 		if _, ok := m.File(kind); !ok {
 			t.Errorf("the image has no %s, and so does not test it", kind)
 		}
@@ -154,11 +155,26 @@ func differentMembers(t testing.TB, name, a, b string) []string {
 		members = squashfsMembers
 	case strings.HasSuffix(name, ".iso"):
 		members = isoMembers
+	case strings.HasSuffix(name, ".efi"):
+		members = ukiMembers
 	default:
 		return out
 	}
 	for _, c := range changes(members(t, a), members(t, b)) {
 		out = append(out, fmt.Sprintf("%s: %s: %q and %q", name, c.Name, c.Old, c.New))
+	}
+	return out
+}
+
+func ukiMembers(t testing.TB, data string) map[string]string {
+	t.Helper()
+	im, err := uki.Parse([]byte(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]string)
+	for _, s := range im.Sections {
+		out[s.Name] = hashBytes(s.Data)
 	}
 	return out
 }
@@ -247,7 +263,7 @@ func isoMembers(t testing.TB, data string) map[string]string {
 // TestDifferencesAreNamed changes a file of an image and looks whether it is found in every
 // artifact that has it.
 func TestDifferencesAreNamed(t *testing.T) {
-	a := userlandArchive(t, mediumPackages()...)
+	a := userlandArchive(t, append(mediumPackages(), stubPackage())...)
 	one, two := testConfig(t, a, sameDefinition), testConfig(t, a, strings.Replace(sameDefinition, `"hello\n"`, `"hullo\n"`, 1))
 	mustBuild(t, one)
 	mustBuild(t, two)
@@ -309,7 +325,7 @@ func TestProgramsOfAnotherClone(t *testing.T) {
 // TestRebuildFromWhatIsKept adds a file: what was unpacked and packed before gives the same
 // bytes as an empty cache, also when it was damaged.
 func TestRebuildFromWhatIsKept(t *testing.T) {
-	a := userlandArchive(t)
+	a := userlandArchive(t, append(mediumPackages(), stubPackage())...)
 	more := strings.Replace(sameDefinition, "files:\n", "files:\n- {path: /etc/more, content: more}\n", 1)
 	fresh := testConfig(t, a, more)
 	mustBuild(t, fresh)

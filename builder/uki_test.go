@@ -18,9 +18,14 @@ import (
 // ukiArchive is the test's Debian with a boot stub.
 func ukiArchive(t testing.TB) *debtest.Archive {
 	t.Helper()
-	return testArchive(t, debtest.Package{Name: "systemd-boot-efi", Version: "257", Arch: "amd64", Files: []debtest.File{
+	return testArchive(t, stubPackage())
+}
+
+// stubPackage has the boot stub of a UKI.
+func stubPackage() debtest.Package {
+	return debtest.Package{Name: "systemd-boot-efi", Version: "257", Arch: "amd64", Files: []debtest.File{
 		{Path: stubFile, Data: string(ukitest.Stub())},
-	}})
+	}}
 }
 
 const ukiDefinition = testDefinition + "media: [uki, img]\n"
