@@ -64,8 +64,10 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, invalid("leave out one of them", "output goes to a terminal or to a file, not to both")
 	case len(s.Limits) > maxLimits:
 		return s, nil, invalid("", "%d resource limits; Linux has %d", len(s.Limits), maxLimits)
-	case len(s.Fetch) > maxJobFiles:
-		return s, nil, tooLarge("pack them into an archive", "%d files to fetch; at most %d are", len(s.Fetch), maxJobFiles)
+	case s.Containers:
+		return s, nil, &api.Error{Code: api.CodeForbidden, Msg: "this cluster does not allow tasks to make namespaces and mounts of their own", Hint: "leave containers out"}
+	case len(s.Fetch) > 0:
+		return s, nil, invalid("write them into a share", "files are not fetched from tasks")
 	case s.Stdin && s.Detached:
 		return s, nil, invalid("leave out --detach, or redirect the input from a file that the task can read",
 			"a detached job has nobody who sends its input")
@@ -140,12 +142,6 @@ func checkPaths(s api.JobSpec) error {
 			return invalid("put the task's number into its name: -o out-%t", "%d tasks would write over each other in %s", s.Tasks, at)
 		}
 	}
-	for _, f := range s.Fetch {
-		at := api.DecodeText(f)
-		if at == "" || at != path.Clean(at) || path.IsAbs(at) || at == "." || at == ".." || strings.HasPrefix(at, "../") || strings.IndexByte(at, 0) >= 0 {
-			return invalid("name files below the working directory", "file to fetch %q is not a clean relative path", at)
-		}
-	}
 	return nil
 }
 
@@ -165,7 +161,7 @@ func settleDir(s api.JobSpec, shares []string) (api.JobSpec, error) {
 	}
 	if dir := api.DecodeText(s.Dir); !inShare(dir, shares) {
 		return s, invalid(
-			"cd to a folder on a share ("+strings.Join(shares[:min(len(shares), 4)], ", ")+"), let an administrator share this one (muster share add "+dir+
+			"cd to a folder on a share ("+strings.Join(shares[:min(len(shares), 4)], ", ")+"), let an administrator have nodes mount this one from an NFS server (muster share add HOST:/EXPORT --at "+dir+
 				"), send the files that it needs (--send FILE), or do without this folder (--private)",
 			"%s is in no share, so the command would not find this folder on a node", dir)
 	}

@@ -313,3 +313,25 @@ func TestTaskFile(t *testing.T) {
 		}
 	}
 }
+
+// What a task may not have yet is refused, not passed over.
+func TestSpecThatCannotBe(t *testing.T) {
+	one := uint32(1)
+	for name, c := range map[string]struct {
+		spec api.JobSpec
+		want string
+	}{
+		"containers":         {api.JobSpec{Argv: []string{"a"}, Containers: true}, "does not allow"},
+		"fetch":              {api.JobSpec{Argv: []string{"a"}, Fetch: []string{"out"}}, "are not fetched"},
+		"terminals":          {api.JobSpec{Argv: []string{"a"}, Tasks: 2, Terminal: &api.Window{}}, "2 tasks with one terminal"},
+		"terminal and file":  {api.JobSpec{Argv: []string{"a"}, Terminal: &api.Window{}, Output: "/home/x"}, "not to both"},
+		"one file for two":   {api.JobSpec{Argv: []string{"a"}, Tasks: 2, Output: "/home/x"}, "write over each other"},
+		"a relative folder":  {api.JobSpec{Argv: []string{"a"}, Dir: "home", Umask: &one}, "not a clean absolute path"},
+		"a hidden zero byte": {api.JobSpec{Argv: []string{"a", api.EncodeText("\xff\x00")}}, "zero byte"},
+	} {
+		_, _, err := checkSpec(c.spec)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
