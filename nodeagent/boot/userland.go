@@ -125,9 +125,21 @@ func (g *gatherer) add(alias string) {
 
 // leftAlone tells whether a device gets no driver by itself: a graphics driver without its
 // firmware may blank the screen that shows how the machine is, and sound is of no use. Class codes
-// are those of PCI: 03 is display, 04 multimedia.
+// of PCI: 03 is display, 04 multimedia; of USB interfaces: 01 audio. The graphics and sound of virtual
+// machines are children of devices without such a class, since virtio_pci takes whatever speaks virtio.
 func leftAlone(alias string) bool {
-	return strings.HasPrefix(alias, "pci:") && (strings.Contains(alias, "bc03sc") || strings.Contains(alias, "bc04sc"))
+	bus, rest, _ := strings.Cut(alias, ":")
+	switch bus {
+	case "pci":
+		return strings.Contains(rest, "bc03sc") || strings.Contains(rest, "bc04sc")
+	case "usb":
+		return strings.Contains(rest, "ic01isc")
+	case "virtio": // virtio 1.2, section 5: device 16 is a GPU, 25 sound
+		return strings.HasPrefix(rest, "d00000010v") || strings.HasPrefix(rest, "d00000019v")
+	case "vmbus": // Hyper-V's video
+		return rest == "02780ada77e3ac4a8e770558eb1073f8"
+	}
+	return false
 }
 
 // take returns what was collected, in order.

@@ -69,3 +69,33 @@ func TestFeedAliases(t *testing.T) {
 		}
 	})
 }
+
+// Graphics and sound get no driver by themselves, on whatever bus; all else does.
+func TestLeftAlone(t *testing.T) {
+	for name, tc := range map[string]struct {
+		alias string
+		want  bool
+	}{
+		"PCI graphics":            {"pci:v00001002d000067DFsv00001DA2sd0000E353bc03sc00i00", true},
+		"PCI 3D card":             {"pci:v000010DEd000020B0sv000010DEsd00001450bc03sc02i00", true},
+		"PCI sound":               {"pci:v00008086d0000A170sv00001043sd00008698bc04sc03i00", true},
+		"PCI network":             {"pci:v00008086d000010D3sv00008086sd0000A01Fbc02sc00i00", false},
+		"PCI disk":                {"pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", false},
+		"PCI accelerator":         {"pci:v00001DA3d00001020sv00001DA3sd00000000bc12sc00i00", false},
+		"USB sound":               {"usb:v046Dp0A44d0100dc00dsc00dp00ic01isc02ip00in01", true},
+		"USB network":             {"usb:v0BDAp8153d3000dcbc03sc00dp00ic02isc06ip00in00", false},
+		"virtio GPU":              {"virtio:d00000010v00001AF4", true},
+		"virtio sound":            {"virtio:d00000019v00001AF4", true},
+		"virtio network":          {"virtio:d00000001v00001AF4", false},
+		"virtio disk":             {"virtio:d00000002v00001AF4", false},
+		"virtio file system":      {"virtio:d0000001Av00001AF4", false},
+		"Hyper-V video":           {"vmbus:02780ada77e3ac4a8e770558eb1073f8", true},
+		"Hyper-V disk":            {"vmbus:d96361baa104294db60572e2ffb1dc7f", false},
+		"ACPI, with a PCI's name": {"acpi:bc03sc:", false},
+		"no bus":                  {"bc03sc", false},
+	} {
+		if got := leftAlone(tc.alias); got != tc.want {
+			t.Errorf("%s: leftAlone(%q) = %v, want %v", name, tc.alias, got, tc.want)
+		}
+	}
+}
