@@ -90,13 +90,15 @@ func readAnyLock(cfg Config) (*images.Lock, error) {
 	if err != nil {
 		return nil, inputErrorf("%w; to make a new one, delete the file", err)
 	}
-	// A lock of a muster that did not write down the loaders cannot be compared; it counts as
-	// made for other packages.
-	if l.Asked != nil && l.Asked.Loaders != nil && l.Asked.Hash() != l.Request {
+	if !ofOlderMuster(l) && l.Asked.Hash() != l.Request {
 		return nil, inputErrorf("lock %s was edited: what it was asked for is not what request_sha256 says; to make a new one, delete the file", cfg.LockFile)
 	}
 	return l, nil
 }
+
+// ofOlderMuster tells whether l does not say all that it was made for: then its request_sha256 cannot be
+// compared with what it says, and is of another form than this muster's.
+func ofOlderMuster(l *images.Lock) bool { return l.Asked == nil || l.Asked.Loaders == nil }
 
 // readLock returns the lock in the file, or nil where there is none that fits. One
 // that the caller named has to fit.
@@ -109,18 +111,13 @@ func readLock(cfg Config) (*images.Lock, error) {
 		return l, nil
 	}
 	if (cfg.lockNamed || cfg.Locked) && !cfg.Update {
-		return nil, inputErrorf("lock %s was made for other packages than definition %s asks for%s; make a new one with: muster build --update, or look first with: muster lock",
-			cfg.LockFile, cfg.Definition.Name, difference(cfg.Definition, l))
+		if ofOlderMuster(l) {
+			return nil, inputErrorf("lock %s was made by an older muster, which did not write down all that it was made for; make a new one with: muster build --update, or look first with: muster lock", cfg.LockFile)
+		}
+		return nil, inputErrorf("lock %s was made for other packages than definition %s asks for (%s); make a new one with: muster build --update, or look first with: muster lock",
+			cfg.LockFile, cfg.Definition.Name, cfg.Definition.Request().Against(*l.Asked))
 	}
 	return nil, nil
-}
-
-// difference says what d asks for and the lock was not made for, in brackets.
-func difference(d *images.Definition, l *images.Lock) string {
-	if l.Asked == nil {
-		return ""
-	}
-	return " (" + d.Request().Against(*l.Asked) + ")"
 }
 
 // resolve asks the archive for the newest packages that d needs.

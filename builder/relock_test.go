@@ -87,6 +87,12 @@ func TestLockedBuilds(t *testing.T) {
 				l.Request = l.Asked.Hash()
 			})
 		}, []string{"was made for other packages than definition test asks for (boot loaders: ", " more)", "muster build --update"}},
+		"of a muster that did not say the boot loaders": {func(t *testing.T, cfg *Config) {
+			editLock(t, cfg.LockFile, func(l *images.Lock) { l.Asked.Loaders, l.Request = nil, otherRequest })
+		}, []string{"was made by an older muster", "muster build --update", "muster lock"}},
+		"of a muster that said nothing": {func(t *testing.T, cfg *Config) {
+			editLock(t, cfg.LockFile, func(l *images.Lock) { l.Asked, l.Request = nil, otherRequest })
+		}, []string{"was made by an older muster", "muster build --update", "muster lock"}},
 		"edited key": {func(t *testing.T, cfg *Config) {
 			edit(t, cfg.LockFile, `"suite"`, `"siute"`)
 		}, []string{`unknown field "siute"`, "to make a new one, delete the file"}},
@@ -117,6 +123,9 @@ func TestLockedBuilds(t *testing.T) {
 	}
 }
 
+// otherRequest is a request_sha256 of another form than this muster's.
+const otherRequest = "0000000000000000000000000000000000000000000000000000000000000000"
+
 // editLock changes a lock as a muster would that writes other ones.
 func editLock(t *testing.T, name string, change func(l *images.Lock)) {
 	t.Helper()
@@ -139,18 +148,14 @@ func editLock(t *testing.T, name string, change func(l *images.Lock)) {
 func TestLockOfAnotherMuster(t *testing.T) {
 	for name, change := range map[string]func(l *images.Lock){
 		"other loaders": func(l *images.Lock) { l.Asked.Loaders = l.Asked.Loaders[1:]; l.Request = l.Asked.Hash() },
-		"no loaders":    func(l *images.Lock) { l.Asked.Loaders = nil },
+		"no loaders":    func(l *images.Lock) { l.Asked.Loaders, l.Request = nil, otherRequest },
+		"nothing asked": func(l *images.Lock) { l.Asked, l.Request = nil, otherRequest },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, testArchive(t), testDefinition)
 			mustBuild(t, cfg)
 			lock := filepath.Join(cfg.Out, "lock.json")
-			editLock(t, lock, func(l *images.Lock) {
-				change(l)
-				if l.Asked.Loaders == nil {
-					l.Request = strings.Repeat("0", 64)
-				}
-			})
+			editLock(t, lock, change)
 			mustBuild(t, cfg)
 			editLock(t, lock, func(l *images.Lock) {
 				if l.Request != cfg.Definition.RequestHash() {
