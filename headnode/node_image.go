@@ -60,8 +60,11 @@ func imageHint(v api.Node) string {
 			shortID(v.Image.Assigned), what)
 	case v.Image.Unknown && v.Admin != "":
 		way := "reboot it into one of this head's (muster node reboot " + what + ")"
-		if v.Software.Medium == "iso" || v.Software.Medium == "usb" {
+		switch v.Software.Medium {
+		case "iso", "usb":
 			way = "take its medium out and " + way
+		case "uki": // which firmware also boots over the network
+			way = "take its stick out, if it has one, and " + way
 		}
 		return fmt.Sprintf("it runs image %s, which this head does not have: publish that (muster image publish DIR), or %s",
 			shortID(v.Software.ImageID), way)

@@ -326,7 +326,7 @@ func TestImageIsGone(t *testing.T) {
 func TestForeignImage(t *testing.T) {
 	w := newImageWorld(t)
 	world := &world{t: t, nodes: w.h.Nodes, wire: w.h.Nodes.wire.(*fakeWire)}
-	for mac, medium := range map[string]string{mac2: "pxe", mac3: "usb"} {
+	for mac, medium := range map[string]string{mac2: "pxe", mac3: "usb", "52:54:00:00:00:05": "uki"} {
 		a := world.agent(mac)
 		world.enter(a, &api.Software{Protocol: api.Protocol, ImageID: userland1, Medium: medium}, "")
 		world.beat(a, "", nil)
@@ -335,8 +335,11 @@ func TestForeignImage(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := "it runs image 111111111111, which this head does not have: publish that (muster image publish DIR), or reboot it into one of this head's (muster node reboot " + v.Name + ")"
-		if medium == "usb" {
+		switch medium {
+		case "usb":
 			want = strings.Replace(want, "reboot it", "take its medium out and reboot it", 1)
+		case "uki":
+			want = strings.Replace(want, "reboot it", "take its stick out, if it has one, and reboot it", 1)
 		}
 		if v.State != api.NodeReady || !v.Image.Unknown || v.Image.Next != "compute" || v.Hint != want {
 			t.Errorf("%s is %s with %+v and hint %q, want %q", medium, v.State, v.Image, v.Hint, want)
