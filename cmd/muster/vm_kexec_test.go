@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cavaliergopher/cpio"
 
@@ -115,7 +116,14 @@ func (c *cluster) checkKexec(t *testing.T, g *guest, want images.Manifest) {
 		t.Errorf("the command line is %q (%s)", r.stdout, r.stderr)
 	}
 	var steps []string
+	var approved time.Time
 	for _, e := range c.stages(g) {
+		switch {
+		case e.Stage == api.StageApproved && approved.IsZero():
+			approved = e.Time
+		case !approved.IsZero():
+			t.Logf("%.1f s after the approval: %s %s", e.Time.Sub(approved).Seconds(), e.Stage, e.Detail)
+		}
 		if e.Stage == api.StageAgent || e.Stage == api.StagePending || e.Stage == api.StageReady ||
 			e.Stage == api.StageKexec && strings.HasPrefix(e.Detail, "image ") {
 			steps = append(steps, string(e.Stage))

@@ -139,9 +139,14 @@ func (c *cluster) bootMedium(t *testing.T, b mediumBoot, medium string) {
 		t.Fatal(err)
 	}
 	sees := regexp.MustCompile(fmt.Sprintf(`(?m) %d (vd|sd)[a-z]$`, fi.Size()/1024))
+	var partitions string
 	c.eventually(jobTime, "the machine sees its disks", func(context.Context) (bool, error) {
-		return len(sees.FindAllString(c.muster("", "run", "--on", node.Name, "--", "cat", "/proc/partitions").stdout, -1)) == 2, nil
+		partitions = c.muster("", "run", "--on", node.Name, "--", "cat", "/proc/partitions").stdout
+		return len(sees.FindAllString(partitions, -1)) == 2, nil
 	})
+	if array := regexp.MustCompile(`(?m) (md|dm-)\S*$`).FindString(partitions); array != "" {
+		t.Errorf("the machine made%s of its disks:\n%s", array, partitions)
+	}
 	if err := g.PowerButton(); err != nil {
 		t.Fatal(err)
 	}
