@@ -269,7 +269,10 @@ func (p *progress) show(e builder.Event) {
 }
 
 func (p *progress) line(text string, done bool) {
-	text = strings.TrimRight(cut(text, textWidth-1), " ")
+	text = strings.TrimRight(text, " ")
+	if p.terminal {
+		text = strings.TrimRight(cut(text, textWidth-1), " ")
+	}
 	switch {
 	case !p.terminal:
 		fmt.Fprintln(p.w, text)
