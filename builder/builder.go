@@ -206,7 +206,7 @@ func completeCommon(cfg Config) (Config, error) {
 	}
 	cfg.lockNamed = cfg.LockFile != ""
 	if !cfg.lockNamed {
-		cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
+		cfg.LockFile = filepath.Join(cfg.Out, lockName)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -24,9 +24,11 @@ func newVerifyCommand() *cobra.Command {
 		Long: `Check what a build wrote, without booting it: a folder with an image, one of its
 files, or the stick that one was written to. Boot records, partition tables,
 file systems, the initramfs, the sections and the signature of a UEFI program
-are read anew, and every file is compared with the manifest; a medium without
-one, with the list that is on the medium. Nothing is changed. The site segment
-of a medium (muster personalize) has no influence.
+are read anew, and every file is compared with the manifest, the lock too. Where
+there is no manifest beside a file, a medium and an initramfs are compared with
+the list in them, a kernel with its signature; a userland and a lock are read.
+Nothing is changed. The site segment of a medium (muster personalize) has no
+influence. Other files in the folder are passed over.
 
 Exit status: 0 all is as it should be, 1 something differs (it is named), 2
 wrong use.`,
@@ -42,10 +44,10 @@ wrong use.`,
 				}
 				verify = func(name string) ([]builder.Checked, error) { return builder.VerifySigned(name, cert) }
 			}
-			checked, err := verify(args[0])
-			if errors.Is(err, os.ErrNotExist) && len(checked) == 0 {
+			if _, err := os.Stat(args[0]); errors.Is(err, os.ErrNotExist) {
 				return usageError{err}
 			}
+			checked, err := verify(args[0])
 			if asJSON {
 				return errors.Join(writeJSON(cmd.OutOrStdout(), struct {
 					Items []builder.Checked `json:"items"`
@@ -74,7 +76,11 @@ func readCertificate(name string) (*x509.Certificate, error) {
 
 func writeChecked(w io.Writer, checked []builder.Checked) error {
 	for _, c := range checked {
-		if _, err := fmt.Fprintf(w, "ok  %s: %s (compared with %s)\n", c.Name, c.What, c.Against); err != nil {
+		against := "compared with " + c.Against
+		if c.Against == "" {
+			against = "read as a whole; no manifest.json beside it says what it should be"
+		}
+		if _, err := fmt.Fprintf(w, "ok  %s: %s (%s)\n", c.Name, c.What, against); err != nil {
 			return err
 		}
 		if c.Medium != nil {
