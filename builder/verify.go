@@ -161,7 +161,9 @@ func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked,
 		}
 	case images.KindKernel:
 		c.What = "kernel " + m.Kernel
-		err = sameHash(name, a)
+		if err = sameHash(name, a); err == nil {
+			err = sameRelease(name, m)
+		}
 	case images.KindSBOM, images.KindSources:
 		c.What = map[images.ArtifactKind]string{images.KindSBOM: "bill of materials, SPDX", images.KindSources: "where the sources are"}[a.Kind]
 		err = sameHash(name, a)

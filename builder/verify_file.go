@@ -138,6 +138,29 @@ func verifyLooseKernel(name string, c *Checked) error {
 	return nil
 }
 
+// sameRelease compares what a kernel says of itself with the manifest: its modules are found by that. What
+// is no kernel for x86 says nothing.
+func sameRelease(name string, m *images.Manifest) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data := make([]byte, 1<<17) // its boot sector and set-up code, which has the text, are at most 255 sectors
+	n, err := io.ReadFull(f, data)
+	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+		return err
+	}
+	if data = data[:n]; len(data) <= headerMagic+4 || !bytes.HasPrefix(data[headerMagic:], []byte("HdrS")) {
+		return nil
+	}
+	release, err := kernelRelease(data)
+	if err == nil && release != m.Kernel {
+		err = fmt.Errorf("says that it is %s, the manifest is of %s", release, m.Kernel)
+	}
+	return err
+}
+
 // lockName is the lock that a build writes beside the artifacts, unless it was told of another.
 const (
 	lockName = "lock.json"

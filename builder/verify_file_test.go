@@ -79,6 +79,24 @@ func TestVerifyLoose(t *testing.T) {
 	}
 }
 
+// TestVerifyRelease finds a kernel whose modules are elsewhere.
+func TestVerifyRelease(t *testing.T) {
+	cfg := testConfig(t, testArchive(t), testDefinition)
+	m := mustBuild(t, cfg)
+	kernel := []byte(bzImage("6.1.0-other"))
+	if err := os.WriteFile(filepath.Join(cfg.Out, "vmlinuz"), kernel, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.Artifacts[0].Size, m.Artifacts[0].SHA256 = int64(len(kernel)), hashBytes(kernel)
+	if _, err := verifyArtifact(cfg.Out, m, m.Artifacts[0]); err == nil || !strings.Contains(err.Error(), "says that it is 6.1.0-other, the manifest is of "+newKernel) {
+		t.Errorf("Verify of another kernel = %v", err)
+	}
+	m.Kernel = "6.1.0-other"
+	if _, err := verifyArtifact(cfg.Out, m, m.Artifacts[0]); err != nil {
+		t.Errorf("Verify of that kernel = %v", err)
+	}
+}
+
 // TestVerifyPipe does not wait for somebody to write.
 func TestVerifyPipe(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "pipe")
