@@ -47,8 +47,8 @@ updates. Nothing is written without --write.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&r.lock, "lock", "", "file of the lock (default: lock.json in the folder of the definition's name)")
-	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "folder of fetched packages (default: muster in the user's cache folder)")
+	f.StringVar(&r.lock, "lock", "", "`file` of the lock (default: lock.json in the folder of the definition's name)")
+	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "`folder` of fetched packages (default: muster in the user's cache folder)")
 	f.BoolVarP(&r.write, "write", "w", false, "write the new lock")
 	f.BoolVar(&r.asJSON, "json", false, "print as JSON")
 	return c

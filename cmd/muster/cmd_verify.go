@@ -129,10 +129,10 @@ head's pin is shown by: muster status.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	f := c.Flags()
-	f.StringVar(&want.Head, "head", "", "address of the head, HOST or HOST:PORT")
+	f.StringVar(&want.Head, "head", "", "`address` of the head, HOST or HOST:PORT")
 	f.StringVar(&want.Pin, "pin", "", "SHA-256 of the head's public key, 64 hexadecimal digits")
-	f.StringVar(&want.Label, "label", "", "text that the machines show")
-	f.StringVar(&want.Console, "console", "", "devices that show the machine's state, such as tty0,ttyS0")
+	f.StringVar(&want.Label, "label", "", "`text` that the machines show")
+	f.StringVar(&want.Console, "console", "", "`devices` that show the machine's state, such as tty0,ttyS0")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		changed := 0
 		change := func(now images.Site) images.Site {
