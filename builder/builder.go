@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -171,10 +172,15 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	}
 	cfg.Progress(Event{Step: StepBill, End: true, Cached: cached})
 	manifest := manifestOf(cfg, lock, ids, kernel, pack, userland, loaders, archive, iso, ukis, commands, bill)
-	if err := write(ctx, cfg, store, manifest); err != nil {
+	removed, err := write(ctx, cfg, store, manifest)
+	if err != nil {
 		return nil, err
 	}
-	cfg.Progress(Event{Step: StepWrite, End: true, Detail: cfg.Out})
+	detail := cfg.Out
+	if len(removed) > 0 {
+		detail += "; removed what only the earlier image there had: " + strings.Join(removed, ", ")
+	}
+	cfg.Progress(Event{Step: StepWrite, End: true, Detail: detail})
 	return manifest, nil
 }
 
@@ -200,7 +206,7 @@ func completeCommon(cfg Config) (Config, error) {
 	}
 	cfg.lockNamed = cfg.LockFile != ""
 	if !cfg.lockNamed {
-		cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
+		cfg.LockFile = filepath.Join(cfg.Out, lockName)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

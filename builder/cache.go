@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,7 +24,7 @@ import (
 
 // cacheFormat is part of the name of every step's result. It changes when a
 // step does something else with the same inputs.
-const cacheFormat = 3
+const cacheFormat = 4
 
 // lockPoll is how often a build that waits for another one looks again. There
 // is no way to wait for a file lock that a context could end.
@@ -248,14 +249,20 @@ func (c *cache) writeStep(key string, result stepResult) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(c.dir, "steps", key), text)
+	return writeFile(filepath.Join(c.dir, "steps", key), append([]byte(hashBytes(text)+"\n"), text...))
 }
 
 func readStep[T stepResult](c *cache, file string) (T, bool) {
 	var r T
 	text, err := os.ReadFile(file)
-	if err != nil || json.Unmarshal(text, &r) != nil {
+	if err != nil {
 		return r, false
+	}
+	// A flipped bit may well leave JSON, with another number or another key in it.
+	sum, text, _ := bytes.Cut(text, []byte("\n"))
+	if string(sum) != hashBytes(text) || json.Unmarshal(text, &r) != nil {
+		c.log.Warn("damaged result of a step in the cache is made again", "artifact", file)
+		return *new(T), false
 	}
 	for _, b := range r.blobs() {
 		if _, ok := c.lookup(b); !ok {

@@ -52,6 +52,26 @@ func TestDamagedCache(t *testing.T) {
 	}
 }
 
+// TestDamagedResult changes the result of a step so that it can still be read: an image of it would have
+// its modules where its kernel does not look.
+func TestDamagedResult(t *testing.T) {
+	cfg := testConfig(t, testArchive(t), testDefinition)
+	mustBuild(t, cfg)
+	steps, err := filepath.Glob(filepath.Join(cfg.Cache, "steps", "kernel-*"))
+	if err != nil || len(steps) != 1 {
+		t.Fatalf("results of the step kernel: %v, %v", steps, err)
+	}
+	edit(t, steps[0], newKernel, strings.Replace(newKernel, "10", "11", 1))
+	var said bytes.Buffer
+	cfg.Log = slog.New(slog.NewTextHandler(&said, nil))
+	if m := mustBuild(t, cfg); m.Kernel != newKernel {
+		t.Errorf("the image is of kernel %s, want %s", m.Kernel, newKernel)
+	}
+	if !strings.Contains(said.String(), "damaged result of a step in the cache is made again") {
+		t.Errorf("the damage was not said:\n%s", said.String())
+	}
+}
+
 // TestFullOutput builds into a disk that is too small: no half artifact has its final name.
 func TestFullOutput(t *testing.T) {
 	need.Root(t)

@@ -70,8 +70,8 @@ func TestISO(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(checked) != len(m.Artifacts) {
-		t.Errorf("%d files were checked, want %d", len(checked), len(m.Artifacts))
+	if len(checked) != len(m.Artifacts)+1 { // and the lock
+		t.Errorf("%d files were checked, want %d and the lock", len(checked), len(m.Artifacts))
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -303,8 +303,8 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 		"site":        {flip(im.Files[mediumSite].Offset), "site segment", true},
 		"boot code":   {flip(20), "is in its boot code, tables or directories", false},
 		"truncated":   {good[:len(good)/2], "is truncated", true},
+		"text":        {bytes.Repeat([]byte("text "), 1<<18), "is not an ISO file of muster", true},
 		"end missing": {good[:len(good)-512], "is truncated", true},
-		"nothing":     {nil, "is not an ISO file of muster", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			alone := filepath.Join(t.TempDir(), "stick")

@@ -182,7 +182,7 @@ func resolve(ctx context.Context, cfg Config, client *deb.Client, log *slog.Logg
 	}
 	for _, p := range userland {
 		if r, ok := role[p.Name]; ok {
-			return nil, fmt.Errorf("package %s of the userland is also used as %s, and one image can have it only once; take it out of the list packages", p.Name, r)
+			return nil, inputErrorf("package %s of the userland is also used as %s, and one image can have it only once; take it out of the list packages", p.Name, r)
 		}
 	}
 	take(images.RoleUserland, userland...)
@@ -224,12 +224,10 @@ func resolveUserland(index *deb.Index, d *images.Definition) ([]deb.Package, err
 	if len(d.Debs()) > 0 {
 		request.Local = images.LocalSuite
 	}
+	// The index was read and checked: what is left is what was asked for.
 	packages, err := deb.Resolve(index, request)
-	if errors.Is(err, deb.ErrPin) {
-		return nil, inputErrorf("userland: %w", err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("userland: %w", err)
+		return nil, inputErrorf("userland: %w", err)
 	}
 	return packages, nil
 }

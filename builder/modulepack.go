@@ -94,7 +94,13 @@ func packModules(ctx context.Context, cfg Config, c *cache, k *kernelPackage, mt
 			_, err := archive.Write(m.file)
 			return err
 		}
-		return errors.Join(eachModule(ctx, cfg, k, add), archive.Close(), w.w.Flush())
+		if err := eachModule(ctx, cfg, k, add); err != nil {
+			return err // one full disk is one error, though each writer would say it again
+		}
+		if err := archive.Close(); err != nil {
+			return err
+		}
+		return w.w.Flush()
 	})
 	if err != nil {
 		return out, err

@@ -183,6 +183,28 @@ func TestEditedHash(t *testing.T) {
 	}
 }
 
+// TestEditedNames builds from locks that say of a package what the package does not say of itself, in a
+// cache that has all results of the lock as it was.
+func TestEditedNames(t *testing.T) {
+	cfg := testConfig(t, testArchive(t), testDefinition)
+	mustBuild(t, cfg)
+	cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
+	good := readFile(t, cfg.LockFile)
+	for name, c := range map[string]struct{ old, edited, want string }{
+		"version":        {`"version": "1.21"`, `"version": "1.22"`, `the version of package ipxe 1.22 is "1.22", the package with that hash says "1.21"`},
+		"source":         {`"source": "linux-signed"`, `"source": "linux"`, `the source of package linux-image-` + newKernel + ` 6.12.10-1 is "linux"`},
+		"source version": {`"source_version": "1.21"`, `"source_version": "1.20"`, `the version of the source of package ipxe 1.21 is "1.20"`},
+	} {
+		if err := os.WriteFile(cfg.LockFile, []byte(good), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		edit(t, cfg.LockFile, c.old, c.edited)
+		if _, err := Build(t.Context(), cfg); !errors.Is(err, ErrInput) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), cfg.LockFile) {
+			t.Errorf("%s: Build() = %v, want %q of %s", name, err, c.want, cfg.LockFile)
+		}
+	}
+}
+
 func edit(t *testing.T, name, old, replacement string) {
 	t.Helper()
 	text := readFile(t, name)

@@ -44,7 +44,10 @@ func (b billFiles) blobs() []deb.FileHash { return []deb.FileHash{b.SBOM, b.Sour
 // billStep writes what the image is made of, as SPDX and as the list of sources. Both
 // follow from the image ID alone.
 func billStep(ctx context.Context, cfg Config, c *cache, client *deb.Client, ids ids, lock *images.Lock, inside []insidePackage, commands []goCommand) (billFiles, bool, error) {
-	return runStep(ctx, c, "bill", ids, func() (billFiles, error) {
+	return runStep(ctx, c, "bill", []any{ids, "checked"}, func() (billFiles, error) {
+		if err := checkStated(ctx, cfg, c, client, lock); err != nil {
+			return billFiles{}, err
+		}
 		copyrights, err := copyrightsOf(ctx, cfg, c, client, lock)
 		if err != nil {
 			return billFiles{}, err

@@ -110,16 +110,22 @@ for f in etc/passwd etc/group etc/ssl/certs/ca-certificates.crt usr/bin/igawk us
 func TestUserlandErrors(t *testing.T) {
 	thief := debtest.Package{Name: "thief", Version: "1", Arch: "all", Files: []debtest.File{{Path: "usr/bin/tool", Data: "other"}}}
 	enemy := debtest.Package{Name: "enemy", Version: "1", Arch: "all", Fields: "Conflicts: awk\n"}
-	for _, c := range []struct{ packages, want string }{
-		{"tool, thief", "/usr/bin/tool is in package thief 1 and in package tool 2"},
-		{"tool, enemy", "enemy 1 (asked for) and package gawk 1 (needed by tool) cannot be in one userland"},
-		{"toool", "package toool: there is no such package; like it are: tool"},
-		{"ipxe", "package ipxe of the userland is also used as loader"},
+	for _, c := range []struct {
+		packages, want string
+		input          bool // wrong input, by which programs tell it from a failed fetch
+	}{
+		{"tool, thief", "/usr/bin/tool is in package thief 1 and in package tool 2", false},
+		{"tool, enemy", "enemy 1 (asked for) and package gawk 1 (needed by tool) cannot be in one userland", true},
+		{"toool", "package toool: there is no such package; like it are: tool", true},
+		{"ipxe", "package ipxe of the userland is also used as loader", true},
 	} {
 		cfg := testConfig(t, userlandArchive(t, thief, enemy), testDefinition+"\npackages: ["+c.packages+"]\n")
 		_, err := Build(t.Context(), cfg)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", c.packages, err, c.want)
+		}
+		if errors.Is(err, ErrInput) != c.input {
+			t.Errorf("%s: %v is wrong input: %v, want %v", c.packages, err, !c.input, c.input)
 		}
 		if _, err := os.Stat(filepath.Join(cfg.Out, "manifest.json")); err == nil {
 			t.Errorf("%s: a manifest was written", c.packages)

@@ -23,8 +23,8 @@ type Checked struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"` // of artifact
 	What string `json:"what"` // for people
-	// Against says what it was compared with: the manifest, or the list on the
-	// medium itself.
+	// Against says what it was compared with: the manifest, the list that is in it, or its
+	// signature; "": with nothing, it could be read.
 	Against string  `json:"against"`
 	Medium  *Medium `json:"medium,omitempty"`
 	// Signature is that of a UKI, or of the one on a disk; nil: it has none.
@@ -45,6 +45,9 @@ func Verify(name string) ([]Checked, error) {
 	fi, err := os.Stat(name)
 	if err != nil {
 		return nil, err
+	}
+	if !isReadable(fi) {
+		return nil, fmt.Errorf("verifying %s: is neither a file nor a folder nor a disk", name)
 	}
 	if fi.Mode().IsRegular() && filepath.Base(name) == manifestName {
 		name = filepath.Dir(name)
@@ -70,8 +73,15 @@ func Verify(name string) ([]Checked, error) {
 			}
 		}
 	}
+	if m != nil && filepath.Base(name) == lockName {
+		c, err := verifyFolderLock(filepath.Dir(name), m)
+		if err != nil {
+			return nil, err
+		}
+		return []Checked{c}, nil
+	}
 	c := Checked{Name: name, Against: againstList}
-	if _, err := verifyAlone(name, &c); err != nil {
+	if err := verifyLoose(name, &c); err != nil {
 		return nil, fmt.Errorf("verifying %s: %w", name, err)
 	}
 	return []Checked{c}, nil
@@ -113,6 +123,14 @@ func verifyFolder(dir string) ([]Checked, error) {
 		}
 		out = append(out, c)
 	}
+	c, err := verifyFolderLock(dir, m)
+	switch {
+	case errors.Is(err, os.ErrNotExist): // it is elsewhere
+	case err != nil:
+		errs = append(errs, err)
+	default:
+		out = append(out, c)
+	}
 	return out, errors.Join(errs...)
 }
 
@@ -120,6 +138,9 @@ func verifyFolder(dir string) ([]Checked, error) {
 func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked, error) {
 	name := filepath.Join(dir, filepath.FromSlash(a.Name))
 	c := Checked{Name: name, Kind: string(a.Kind), Against: againstManifest}
+	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
+		return c, fmt.Errorf("verifying %s: is missing; the manifest lists it", name)
+	}
 	var err error
 	switch a.Kind {
 	case images.KindISO:
@@ -140,7 +161,9 @@ func verifyArtifact(dir string, m *images.Manifest, a images.Artifact) (Checked,
 		}
 	case images.KindKernel:
 		c.What = "kernel " + m.Kernel
-		err = sameHash(name, a)
+		if err = sameHash(name, a); err == nil {
+			err = sameRelease(name, m)
+		}
 	case images.KindSBOM, images.KindSources:
 		c.What = map[images.ArtifactKind]string{images.KindSBOM: "bill of materials, SPDX", images.KindSources: "where the sources are"}[a.Kind]
 		err = sameHash(name, a)
@@ -167,7 +190,7 @@ func sameHash(name string, a images.Artifact) error {
 	return nil
 }
 
-// verifyInitramfs reads the archive and compares it with its own list of files.
+// verifyInitramfs reads the archive and compares what it says of image and userland with the manifest.
 func verifyInitramfs(name string, m *images.Manifest) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -236,8 +259,14 @@ func verifyUserland(name string, a images.Artifact) (string, error) {
 			return "", fmt.Errorf("the SHA-256 of its piece %d is %s, the manifest says %s", i, sum, a.ChunksSHA256[i])
 		}
 	}
+	files, err := readWholeUserland(name)
+	return fmt.Sprintf("userland, squashfs, %d files, nodes from %d MiB", files, a.Userland().MemoryMiB), err
+}
+
+// readWholeUserland reads every file of a squashfs and returns how many there are.
+func readWholeUserland(name string) (int, error) {
 	files := 0
-	err = readUserland(name, func(f squashfs.File) error {
+	err := readUserland(name, func(f squashfs.File) error {
 		if f.Content == nil {
 			return nil
 		}
@@ -248,7 +277,7 @@ func verifyUserland(name string, a images.Artifact) (string, error) {
 		}
 		return err
 	})
-	return fmt.Sprintf("userland, squashfs, %d files, nodes from %d MiB", files, a.Userland().MemoryMiB), err
+	return files, err
 }
 
 // verifyModules compares the modules that nodes fetch with the index in the userland.

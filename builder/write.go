@@ -73,58 +73,70 @@ func commandNames(cfg Config, commands []goCommand) []string {
 }
 
 // write puts the artifacts into dir and then the manifest. What is there and right stays;
-// nothing is changed in place, since somebody may be reading it.
-func write(ctx context.Context, cfg Config, c *cache, m *images.Manifest) error {
+// nothing is changed in place, since somebody may be reading it. What only an earlier build wrote
+// is removed, and returned by name.
+func write(ctx context.Context, cfg Config, c *cache, m *images.Manifest) ([]string, error) {
 	dir := cfg.Out
 	site, err := siteSegment(cfg.Definition.Site, m.Time)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	text = append(text, '\n')
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	folder, err := lockFolder(ctx, dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer folder.Close()
 	name := filepath.Join(dir, manifestName)
 	old, err := os.ReadFile(name)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("writing manifest: %w", err)
+		return nil, fmt.Errorf("writing manifest: %w", err)
 	}
 	same := bytes.Equal(old, text)
+	invalidate := func() error { // from here on the old image is not whole
+		if old == nil {
+			return nil
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		old, same = nil, false
+		return nil
+	}
+	removed, err := removeLeftover(cfg, old, m, invalidate)
+	if err != nil {
+		return nil, fmt.Errorf("removing what only an earlier build wrote: %w", err)
+	}
 	for _, a := range m.Artifacts {
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
 		}
 		want := deb.FileHash{Size: a.Size, SHA256: a.SHA256}
 		file := filepath.Join(dir, a.Name)
 		if isWritten(file, a, want, site) {
 			continue
 		}
-		if old != nil { // from here on the old image is not whole
-			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return fmt.Errorf("writing %s: %w", a.Name, err)
-			}
-			old, same = nil, false
+		if err := invalidate(); err != nil {
+			return nil, fmt.Errorf("writing %s: %w", a.Name, err)
 		}
 		if err := copyBlob(c, want, file, a.Site, site); err != nil {
-			return fmt.Errorf("writing %s: %w", a.Name, err)
+			return nil, fmt.Errorf("writing %s: %w", a.Name, err)
 		}
 	}
 	if same {
-		return nil
+		return nil, nil
 	}
 	if err := writeFile(name, text); err != nil {
-		return fmt.Errorf("writing manifest: %w", err)
+		return nil, fmt.Errorf("writing manifest: %w", err)
 	}
-	return nil
+	return removed, nil
 }
 
 // lockFolder holds a folder for one build at a time until the file is closed: of two

@@ -89,8 +89,13 @@ func bootText(e api.BootEvent) string {
 	if e.Client != "" {
 		text += fmt.Sprintf(" %-4s", e.Client)
 	}
-	if e.Detail != "" {
-		text += " " + e.Detail
+	detail := e.Detail
+	if e.Stage == api.StageUserland { // the agent's words, which stand by themselves elsewhere
+		detail = strings.TrimPrefix(strings.TrimPrefix(detail, "userland"), ":")
+		detail = strings.TrimPrefix(detail, " ")
+	}
+	if detail != "" {
+		text += " " + detail
 	}
 	if e.Bytes > 0 {
 		text += fmt.Sprintf(" (%s", size(e.Bytes))

@@ -39,3 +39,20 @@ func TestBootLog(t *testing.T) {
 		t.Errorf("boot log differs (-want +got):\n%s", d)
 	}
 }
+
+func TestBootText(t *testing.T) {
+	for _, c := range []struct {
+		e    api.BootEvent
+		want string
+	}{
+		{api.BootEvent{Stage: api.StageUserland, Detail: "userland 40 %"}, "userland  40 %"},
+		{api.BootEvent{Stage: api.StageUserland, Detail: "userland: mounting"}, "userland  mounting"},
+		{api.BootEvent{Stage: api.StageUserland, Detail: "needs a larger machine"}, "userland  needs a larger machine"},
+		{api.BootEvent{Stage: api.StageUserland, Detail: "userland"}, "userland"},
+		{api.BootEvent{Stage: api.StageReady, Detail: "as n1"}, "ready     as n1"},
+	} {
+		if got := bootText(c.e); got != c.want {
+			t.Errorf("bootText(%+v) = %q, want %q", c.e, got, c.want)
+		}
+	}
+}

@@ -46,10 +46,15 @@ func newBuildCommand() *cobra.Command {
 		Short: "Build an image for network boot, CD and USB stick",
 		Long: `Build an image from a definition: a YAML file, or the name of one that muster
 brings (` + strings.Join(images.Shipped(), ", ") + `). The output folder gets the kernel, the
-initramfs, the network boot programs, NAME.iso for CD and USB stick, NAME.efi
-for UEFI, the lock that pins every package, and manifest.json. The same lock
-gives the same bytes, whoever builds it and where; the time of all files is that
-of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other programs.
+initramfs, the userland, the network boot programs, NAME.iso for CD and USB
+stick, NAME.efi for UEFI, the bill of materials, the lock that pins every
+package, and manifest.json. What only an earlier image in the folder had is
+removed. muster verify checks it all, muster image publish gives it to a head,
+muster personalize tells NAME.iso which head to join.
+
+The same lock gives the same bytes, whoever builds it and where; the time of all
+files is that of the lock, or SOURCE_DATE_EPOCH. It takes neither root nor other
+programs.
 
 With --sign-key and --sign-cert NAME.efi starts where Secure Boot is on and the
 certificate is enrolled in the firmware.`,
@@ -75,7 +80,7 @@ certificate is enrolled in the firmware.`,
 	f.StringVarP(&r.output, "output", "o", "", "`folder` to write to (default: the definition's name)")
 	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "`folder` of fetched packages (default: muster in the user's cache folder)")
 	f.BoolVar(&r.update, "update", false, "take the newest packages and write a new lock")
-	f.StringVar(&r.lock, "lock", "", "file of the lock (default: lock.json in the output folder)")
+	f.StringVar(&r.lock, "lock", "", "`file` of the lock (default: lock.json in the output folder)")
 	f.BoolVar(&r.locked, "locked", false, "fail if there is no lock or it does not fit the definition")
 	f.BoolVar(&r.offline, "offline", false, "take packages from the cache only")
 	f.BoolVar(&r.fast, "fast", false, "compress less: a second sooner, a tenth larger")
@@ -205,11 +210,11 @@ func sourceDate(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 {
-		return time.Time{}, usagef("SOURCE_DATE_EPOCH=%s: it is seconds since 1970", s)
+	n, err := strconv.ParseUint(s, 10, 32) // what squashfs has room for
+	if err != nil {
+		return time.Time{}, usagef("SOURCE_DATE_EPOCH=%s: it is seconds since 1970, before 2106", s)
 	}
-	return time.Unix(n, 0).UTC(), nil
+	return time.Unix(int64(n), 0).UTC(), nil
 }
 
 func writeBuilt(w io.Writer, dir string, m *images.Manifest, took time.Duration) error {
@@ -269,7 +274,10 @@ func (p *progress) show(e builder.Event) {
 }
 
 func (p *progress) line(text string, done bool) {
-	text = strings.TrimRight(cut(text, textWidth-1), " ")
+	text = strings.TrimRight(text, " ")
+	if p.terminal {
+		text = strings.TrimRight(cut(text, textWidth-1), " ")
+	}
 	switch {
 	case !p.terminal:
 		fmt.Fprintln(p.w, text)

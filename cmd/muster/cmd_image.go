@@ -49,13 +49,13 @@ for it the next time it starts; until then it keeps what it runs.`,
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no images; publish one with: muster image publish DIR")
 				return err
 			}
-			t := table{head: []string{"NAME", "ID", "KERNEL", "SIZE", "DEFAULT", "KEXEC", "ASSIGNED", "NODES"}}
+			t := table{head: []string{"NAME", "ID", "DEFAULT", "NODES", "ASSIGNED", "KEXEC", "SIZE", "KERNEL"}, whole: true}
 			for _, i := range list.Items {
 				def := ""
 				if i.Default {
 					def = "yes"
 				}
-				t.add(i.Name, short(i.ID), i.Kernel, size(i.Bytes), def, string(i.Kexec), orDash(api.FormatHostList(i.Assigned)), orDash(api.FormatHostList(i.Nodes)))
+				t.add(i.Name, short(i.ID), def, orDash(api.FormatHostList(i.Nodes)), orDash(api.FormatHostList(i.Assigned)), string(i.Kexec), size(i.Bytes), i.Kernel)
 			}
 			return t.write(cmd.OutOrStdout())
 		}),

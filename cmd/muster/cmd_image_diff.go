@@ -64,7 +64,7 @@ func writeImageDiff(w io.Writer, d *builder.ImageDiff) error {
 		_, err := fmt.Fprintln(w, "the images do not differ")
 		return err
 	}
-	t := table{head: []string{"WHAT", "NAME", "OLD", "NEW"}}
+	t := table{head: []string{"WHAT", "NAME", "OLD", "NEW"}, whole: true}
 	for _, part := range []struct {
 		what string
 		all  []builder.Change
@@ -79,7 +79,7 @@ func writeImageDiff(w io.Writer, d *builder.ImageDiff) error {
 		{"userland", d.Userland},
 	} {
 		for _, c := range part.all {
-			t.add(part.what, c.Name, orDash(c.Old), orDash(c.New))
+			t.add(part.what, printable(c.Name), printable(orDash(c.Old)), printable(orDash(c.New)))
 		}
 	}
 	if err := t.write(w); err != nil {

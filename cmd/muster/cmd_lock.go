@@ -47,8 +47,8 @@ updates. Nothing is written without --write.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&r.lock, "lock", "", "file of the lock (default: lock.json in the folder of the definition's name)")
-	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "folder of fetched packages (default: muster in the user's cache folder)")
+	f.StringVar(&r.lock, "lock", "", "`file` of the lock (default: lock.json in the folder of the definition's name)")
+	f.StringVar(&r.cache, "cache", os.Getenv("MUSTER_CACHE"), "`folder` of fetched packages (default: muster in the user's cache folder)")
 	f.BoolVarP(&r.write, "write", "w", false, "write the new lock")
 	f.BoolVar(&r.asJSON, "json", false, "print as JSON")
 	return c
@@ -118,13 +118,13 @@ func (r lockReport) write(w io.Writer) error {
 		fmt.Fprintf(w, "the definition asks for other packages now: %s\n", r.Request)
 	}
 	if len(r.Changes) > 0 {
-		t := table{head: []string{"PACKAGE", "OLD", "NEW", "SECURITY"}}
+		t := table{head: []string{"SECURITY", "PACKAGE", "OLD", "NEW"}, whole: true}
 		for _, c := range r.Changes {
 			security := ""
 			if c.Security {
 				security = "yes"
 			}
-			t.add(c.Package, orDash(c.Old), orDash(c.New), security)
+			t.add(security, c.Package, orDash(c.Old), orDash(c.New))
 		}
 		if err := t.write(w); err != nil {
 			return err
@@ -133,9 +133,9 @@ func (r lockReport) write(w io.Writer) error {
 	tail := "nothing is newer"
 	switch {
 	case r.Written:
-		tail = fmt.Sprintf("%d changes, %d of them security updates; written to %s", len(r.Changes), r.Security, r.Lock)
+		tail = fmt.Sprintf("changes: %d, security updates: %d; written to %s", len(r.Changes), r.Security, r.Lock)
 	case r.Changed:
-		tail = fmt.Sprintf("%d changes, %d of them security updates; nothing was written (--write does)", len(r.Changes), r.Security)
+		tail = fmt.Sprintf("changes: %d, security updates: %d; nothing was written (--write does)", len(r.Changes), r.Security)
 	}
 	_, err := fmt.Fprintln(w, tail)
 	return err

@@ -26,14 +26,14 @@ func TestLockReport(t *testing.T) {
 			lockReport{Lock: "l", OldDate: &old, AgeSeconds: 60, Changed: true, Security: 1, Changes: changes, Request: "firmware: intel more"},
 			"lock l is of 2026-11-01, 1m old\n" +
 				"the definition asks for other packages now: firmware: intel more\n" +
-				"PACKAGE              OLD   NEW        SECURITY\n" +
-				"ipxe                 1.20  1.21\n" +
-				"linux-image-6.12.11  -     6.12.11-1  yes\n" +
-				"2 changes, 1 of them security updates; nothing was written (--write does)\n",
+				"SECURITY  PACKAGE              OLD   NEW\n" +
+				"          ipxe                 1.20  1.21\n" +
+				"yes       linux-image-6.12.11  -     6.12.11-1\n" +
+				"changes: 2, security updates: 1; nothing was written (--write does)\n",
 		},
 		"written": {
 			lockReport{Lock: "l", Changed: true, Written: true, Changes: changes[:1]},
-			"there is no lock l yet\nPACKAGE  OLD   NEW   SECURITY\nipxe     1.20  1.21\n1 changes, 0 of them security updates; written to l\n",
+			"there is no lock l yet\nSECURITY  PACKAGE  OLD   NEW\n          ipxe     1.20  1.21\nchanges: 1, security updates: 0; written to l\n",
 		},
 	} {
 		var b strings.Builder

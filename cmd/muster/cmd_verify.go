@@ -24,9 +24,11 @@ func newVerifyCommand() *cobra.Command {
 		Long: `Check what a build wrote, without booting it: a folder with an image, one of its
 files, or the stick that one was written to. Boot records, partition tables,
 file systems, the initramfs, the sections and the signature of a UEFI program
-are read anew, and every file is compared with the manifest; a medium without
-one, with the list that is on the medium. Nothing is changed. The site segment
-of a medium (muster personalize) has no influence.
+are read anew, and every file is compared with the manifest, the lock too. Where
+there is no manifest beside a file, a medium and an initramfs are compared with
+the list in them, a kernel with its signature; a userland and a lock are read.
+Nothing is changed. The site segment of a medium (muster personalize) has no
+influence. Other files in the folder are passed over.
 
 Exit status: 0 all is as it should be, 1 something differs (it is named), 2
 wrong use.`,
@@ -42,10 +44,10 @@ wrong use.`,
 				}
 				verify = func(name string) ([]builder.Checked, error) { return builder.VerifySigned(name, cert) }
 			}
-			checked, err := verify(args[0])
-			if errors.Is(err, os.ErrNotExist) && len(checked) == 0 {
+			if _, err := os.Stat(args[0]); errors.Is(err, os.ErrNotExist) {
 				return usageError{err}
 			}
+			checked, err := verify(args[0])
 			if asJSON {
 				return errors.Join(writeJSON(cmd.OutOrStdout(), struct {
 					Items []builder.Checked `json:"items"`
@@ -74,7 +76,11 @@ func readCertificate(name string) (*x509.Certificate, error) {
 
 func writeChecked(w io.Writer, checked []builder.Checked) error {
 	for _, c := range checked {
-		if _, err := fmt.Fprintf(w, "ok  %s: %s (compared with %s)\n", c.Name, c.What, c.Against); err != nil {
+		against := "compared with " + c.Against
+		if c.Against == "" {
+			against = "read as a whole; no manifest.json beside it says what it should be"
+		}
+		if _, err := fmt.Fprintf(w, "ok  %s: %s (%s)\n", c.Name, c.What, against); err != nil {
 			return err
 		}
 		if c.Medium != nil {
@@ -123,10 +129,10 @@ head's pin is shown by: muster status.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	f := c.Flags()
-	f.StringVar(&want.Head, "head", "", "address of the head, HOST or HOST:PORT")
+	f.StringVar(&want.Head, "head", "", "`address` of the head, HOST or HOST:PORT")
 	f.StringVar(&want.Pin, "pin", "", "SHA-256 of the head's public key, 64 hexadecimal digits")
-	f.StringVar(&want.Label, "label", "", "text that the machines show")
-	f.StringVar(&want.Console, "console", "", "devices that show the machine's state, such as tty0,ttyS0")
+	f.StringVar(&want.Label, "label", "", "`text` that the machines show")
+	f.StringVar(&want.Console, "console", "", "`devices` that show the machine's state, such as tty0,ttyS0")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		changed := 0
 		change := func(now images.Site) images.Site {

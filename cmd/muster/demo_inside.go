@@ -408,9 +408,11 @@ func (d *demo) muster(ctx context.Context, stdin string, args ...string) error {
 func (d *demo) finish(ctx context.Context) error {
 	d.say(`
 Two machines without a disk booted over the network, one from BIOS and one from UEFI
-firmware, both from one image of %s; they joined, were approved, and ran jobs. On real
-machines: muster build compute, then sudo muster head --interface eth1 --image compute
-with eth1 the card to their network, and switch them on. docs/quickstart.md goes on from here.`, rel(d.opts.Image))
+firmware, both from one image, %s; they joined, were
+approved, and ran jobs. On real machines, with eth1 the card to their network:
+  muster build compute
+  sudo muster head --interface eth1 --image compute
+Then switch them on. docs/quickstart.md goes on from here.`, rel(d.opts.Image))
 	d.shown.Store(true)
 	if !d.opts.Keep {
 		return nil

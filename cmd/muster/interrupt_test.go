@@ -89,7 +89,7 @@ func TestInterruptedBuild(t *testing.T) {
 	}
 	cmd.Wait()
 	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if status.ExitStatus() != exitFailed || !strings.Contains(out.String(), "muster: error: building site: ") {
+	if status.ExitStatus() != exitFailed || !strings.Contains(out.String(), "muster: error: building site: ") || !strings.Contains(out.String(), "interrupt") {
 		t.Errorf("status %d, said\n%s", status.ExitStatus(), out)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, "image", "*"))

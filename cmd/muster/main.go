@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -60,7 +61,11 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	case errors.As(err, &status):
 		return int(status)
 	}
-	fmt.Fprintf(stderr, "muster: error: %v\n", err)
+	text := err.Error()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) { // by Ctrl-C or TERM
+		text = strings.ReplaceAll(text, context.Canceled.Error(), "interrupted")
+	}
+	fmt.Fprintf(stderr, "muster: error: %s\n", text)
 	var usage usageError
 	if errors.As(err, &usage) || api.CodeOf(err) == api.CodeInvalid {
 		return exitUsage

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -15,7 +17,13 @@ type table struct {
 	head []string
 	rows [][]string
 	wrap bool // the last column is text to be read whole
+	// whole: every cell is to be read whole, and lines may be longer than textWidth. No
+	// column but the last is then made wider than maxColumn for the sake of a few cells.
+	whole bool
 }
+
+// maxColumn is how far a long cell moves the columns behind it in all rows.
+const maxColumn = 40
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
@@ -23,7 +31,11 @@ func (t *table) write(w io.Writer) error {
 	widths := make([]int, len(t.head))
 	for _, row := range append([][]string{t.head}, t.rows...) {
 		for i, c := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+			n := utf8.RuneCountInString(c)
+			if t.whole {
+				n = min(n, maxColumn)
+			}
+			widths[i] = max(widths[i], n)
 		}
 	}
 	indent := 2 * (len(widths) - 1)
@@ -34,7 +46,7 @@ func (t *table) write(w io.Writer) error {
 		var line strings.Builder
 		for i, c := range row[:len(row)-1] {
 			line.WriteString(c)
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)+2))
+			line.WriteString(strings.Repeat(" ", max(widths[i]-utf8.RuneCountInString(c), 0)+2))
 		}
 		last := []string{row[len(row)-1]}
 		if t.wrap {
@@ -45,7 +57,11 @@ func (t *table) write(w io.Writer) error {
 			if i > 0 {
 				text = strings.Repeat(" ", indent) + part
 			}
-			if _, err := fmt.Fprintln(w, cut(strings.TrimRight(text, " "), textWidth)); err != nil {
+			text = strings.TrimRight(text, " ")
+			if !t.whole {
+				text = cut(text, textWidth)
+			}
+			if _, err := fmt.Fprintln(w, text); err != nil {
 				return err
 			}
 		}
@@ -76,6 +92,15 @@ func cut(s string, n int) string {
 	}
 	r := []rune(s)
 	return string(r[:n-1]) + "…"
+}
+
+// printable quotes a name that would spoil a listing: with newlines, other control
+// characters, or bytes that are no UTF-8.
+func printable(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	return strconv.Quote(s)
 }
 
 // writeJSON writes v as people and programs read it.

@@ -32,6 +32,35 @@ func TestTableFits(t *testing.T) {
 	}
 }
 
+// TestTableWhole keeps what a listing is asked for: no column is lost to an overlong cell before it.
+func TestTableWhole(t *testing.T) {
+	tab := table{head: []string{"WHAT", "NAME", "OLD", "NEW"}, whole: true}
+	long := strings.Repeat("y", 70)
+	tab.add("file", long, "1 byte", "2 bytes")
+	tab.add("package", "bash", "5.2", "5.3")
+	var b strings.Builder
+	if err := tab.write(&b); err != nil {
+		t.Fatal(err)
+	}
+	pad := func(s string) string { return s + strings.Repeat(" ", maxColumn-len(s)) }
+	want := "WHAT     " + pad("NAME") + "  OLD     NEW\n" +
+		"file     " + long + "  1 byte  2 bytes\n" +
+		"package  " + pad("bash") + "  5.2     5.3\n"
+	if d := cmp.Diff(want, b.String()); d != "" {
+		t.Errorf("table differs (-want +got):\n%s", d)
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for s, want := range map[string]string{
+		"/a b/\u00e9": "/a b/\u00e9", "": "", "/a\nb": `"/a\nb"`, "/bad\xff": `"/bad\xff"`, "\x1b[2J": `"\x1b[2J"`,
+	} {
+		if got := printable(s); got != want {
+			t.Errorf("printable(%q) = %s, want %s", s, got, want)
+		}
+	}
+}
+
 func TestSpan(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0s", 0: "0s", 1500 * time.Millisecond: "1s", 59 * time.Second: "59s",
