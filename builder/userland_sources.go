@@ -379,7 +379,16 @@ func (r *root) follow(name string) string {
 	return name
 }
 
-// readAllText returns the text of a file in a tree of layers, "" where there is none.
+// sourceLevel is the source that brought a path, counted from 1; 0 where nothing is, or what the definition's
+// files or muster itself brought.
+func (r *root) sourceLevel(name string) int {
+	if o := r.owners[name]; o != nil {
+		return o.level
+	}
+	return 0
+}
+
+// layerText returns the text of a file in a tree of layers, "" where there is none.
 func layerText(t *layers.Tree, name string, most int64) string {
 	f, ok := t.Lookup(name)
 	if !ok || f.Content == nil || f.Size > most {
