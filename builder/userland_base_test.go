@@ -1,7 +1,9 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -93,5 +95,42 @@ func TestPackagesOverImage(t *testing.T) {
 				t.Errorf("SOURCES does not name the image: %s", text)
 			}
 		})
+	}
+}
+
+// Sources over each other: further names of a file that is replaced keep it, a folder goes through the
+// link that is there, and of an image the later layer counts.
+func TestSourcesOverEachOther(t *testing.T) {
+	tree := func(files ...[2]string) string {
+		file := filepath.Join(t.TempDir(), "site.tar")
+		if err := os.WriteFile(file, tarOf(t, files...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	base := imageOf(t,
+		layerOf(t, [2]string{"usr/bin/one", "first"}, [2]string{"usr/bin/two", "=>usr/bin/one"}, [2]string{"bin/three", "=>usr/bin/one"},
+			[2]string{"etc/alias", "->real"}, [2]string{"etc/real/a", "a"}, [2]string{"usr/bin/self", "->/bin/self"}, [2]string{"bin/self", "self"},
+			[2]string{"etc/twice", "first"}, [2]string{"etc/twice", "last"}),
+		layerOf(t, [2]string{"usr/bin/two", "second layer"}))
+	archive := tree([2]string{"usr/bin/one", "archive"}, [2]string{"etc/alias/", ""}, [2]string{"etc/alias/b", "b"}, [2]string{"run/x", "x"})
+	const script = `for f in usr/bin/one usr/bin/two usr/bin/three usr/bin/self etc/twice etc/real/a etc/real/b; do echo $(cat $f); done; readlink etc/alias bin; find run`
+	want := "archive\nsecond layer\nfirst\nself\nlast\na\nb\nreal\nusr/bin\nrun\n"
+	cfg := sourceConfig(t, "oci: "+base+"\n  - tar: "+archive)
+	if diff := cmp.Diff(want, userlandFilesOf(t, cfg, script)); diff != "" {
+		t.Error(diff)
+	}
+
+	for name, c := range map[string]struct{ archive, want string }{
+		"file over folder":   {tree([2]string{"etc/real", "x"}), "etc/real: file"},
+		"link over folder":   {tree([2]string{"etc/real", "->/usr"}), "etc/real: symbolic link"},
+		"folder over file":   {tree([2]string{"usr/bin/one/", ""}), "/usr/bin/one is a file in oci"},
+		"below a file":       {tree([2]string{"usr/bin/one/x", "x"}), "usr/bin/one is a file from oci"},
+		"what muster brings": {tree([2]string{"usr/lib/muster/init", "x"}), "/usr/lib/muster/init of"},
+	} {
+		_, err := Build(t.Context(), sourceConfig(t, "oci: "+base+"\n  - tar: "+c.archive))
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "tar "+c.archive) || !errors.Is(err, ErrInput) {
+			t.Errorf("%s: %v (wrong input %v), want %q and both sources", name, err, errors.Is(err, ErrInput), c.want)
+		}
 	}
 }
