@@ -219,6 +219,9 @@ func ownInUserland(d *images.Definition) string {
 
 // addOwn adds the files that the definition brings.
 func (r *root) addOwn() error {
-	f := &filler{tree: r.tree, place: images.InUserland, store: r.store}
+	f := &filler{tree: r.tree, place: images.InUserland, store: func(n *initramfs.Entry, size int64, content io.Reader) error {
+		delete(r.owners, n.Path) // what was there is replaced
+		return r.store(n, size, content)
+	}}
 	return f.addFilesOf(r.definition)
 }

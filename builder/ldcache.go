@@ -16,6 +16,8 @@ import (
 // the strings. Debian's loader has the usual folders built in; the cache is for
 // those that packages add in /etc/ld.so.conf.d, and saves looking.
 const (
+	glibcLoader       = "usr/lib64/ld-linux-x86-64.so.2"
+	linkerCache       = "etc/ld.so.cache"
 	cacheMagic        = "glibc-ld.so.cache1.1"
 	cacheLittleEndian = 2
 	cacheHeaderSize   = 48
@@ -43,8 +45,17 @@ func (r *root) addLinkerCache() error {
 			all = append(all, library{name, "/" + e.Path})
 		}
 	}
-	if len(all) == 0 || !r.absent("etc/ld.so.cache") {
-		return nil
+	if len(all) == 0 || r.sources > 0 && r.absent(r.follow(glibcLoader)) {
+		return nil // an image of another C library
+	}
+	if old := r.sourceLevel(linkerCache); !r.absent(linkerCache) {
+		newer := func(l library) bool { at := r.sourceLevel(l.path[1:]); return at == 0 || at > old }
+		if old == 0 || !slices.ContainsFunc(all, newer) {
+			return nil // it knows all that there is
+		}
+		if err := r.displace(linkerCache); err != nil {
+			return err
+		}
 	}
 	rank := func(l library) int { return slices.Index(folders, path.Dir(l.path[1:])) }
 	slices.SortStableFunc(all, func(a, b library) int {
@@ -53,7 +64,7 @@ func (r *root) addLinkerCache() error {
 		}
 		return rank(a) - rank(b)
 	})
-	return r.tree.AddBytes("etc/ld.so.cache", 0o644, encodeLinkerCache(all), "muster")
+	return r.tree.AddBytes(linkerCache, 0o644, encodeLinkerCache(all), "muster")
 }
 
 // libraryFolders returns those that the configuration names and then the usual ones.

@@ -170,7 +170,8 @@ func resolve(ctx context.Context, cfg Config, client *deb.Client, log *slog.Logg
 			take(images.RoleFirmware, p)
 		}
 	}
-	if err := addLocalDebs(index, d); err != nil {
+	local, err := addLocalDebs(ctx, index, d)
+	if err != nil {
 		return nil, err
 	}
 	if lock.Sources, err = lockSources(ctx, cfg, nil); err != nil {
@@ -189,24 +190,11 @@ func resolve(ctx context.Context, cfg Config, client *deb.Client, log *slog.Logg
 	for name, p := range wanted {
 		lock.Packages = append(lock.Packages, images.LockedPackage{
 			Name: p.Name, Version: p.Version, Arch: p.Arch, Source: p.Source, SourceVersion: p.SourceVersion, BuiltUsing: p.BuiltUsing,
-			Role: role[name], Suite: p.Suite, Path: p.Path, Size: p.Size, SHA256: p.SHA256, File: localFile(d, p),
+			Role: role[name], Suite: p.Suite, Path: p.Path, Size: p.Size, SHA256: p.SHA256, File: local[p.Path],
 		})
 	}
 	slices.SortFunc(lock.Packages, func(a, b images.LockedPackage) int { return strings.Compare(a.Name, b.Name) })
 	return lock, nil
-}
-
-// localFile is the file of a package of the site's own, as the definition says it; "" for others.
-func localFile(d *images.Definition, p deb.Package) string {
-	if p.Suite != images.LocalSuite {
-		return ""
-	}
-	for _, l := range d.Debs() {
-		if filepath.Base(l.Ref) == filepath.Base(p.Path) {
-			return l.Ref
-		}
-	}
-	return ""
 }
 
 // resolveUserland returns the packages of the userland with all they need.
@@ -216,7 +204,9 @@ func resolveUserland(index *deb.Index, d *images.Definition) ([]deb.Package, err
 		return nil, nil
 	}
 	// An image below brings a system of its own.
-	image := slices.ContainsFunc(d.Stack(), func(s images.Source) bool { return s.Kind() == images.SourceOCI })
+	stack := d.Stack()
+	below := stack[:slices.IndexFunc(stack, func(s images.Source) bool { return s.Kind() == images.SourcePackages })]
+	image := slices.ContainsFunc(below, func(s images.Source) bool { return s.Kind() == images.SourceOCI })
 	request := deb.Request{
 		Packages: asked, Essential: !image,
 		Nearest: func(name string, among []string) []string { return images.Nearest(name, among, 3) },

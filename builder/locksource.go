@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -56,7 +57,7 @@ func lockSource(ctx context.Context, cfg Config, s images.Source) (*images.Locke
 	}
 	img, err := openLocalImage(s.Path(ref), cfg.store.tmp(), cfg.Definition.Arch, digest)
 	if err != nil {
-		return nil, asInput(err)
+		return nil, contentError(err)
 	}
 	return &img.locked, img.done()
 }
@@ -67,7 +68,7 @@ func lockDir(ctx context.Context, s images.Source) (*images.LockedSource, error)
 		return nil, notThere("folder", s.Dir, err)
 	}
 	if err != nil {
-		return nil, asInput(err)
+		return nil, contentError(err)
 	}
 	out := &images.LockedSource{Digest: "sha256:" + images.TreeHash(entries)}
 	for _, e := range entries {
@@ -76,37 +77,56 @@ func lockDir(ctx context.Context, s images.Source) (*images.LockedSource, error)
 	return out, nil
 }
 
-// addLocalDebs adds the package files of the site to an index, as packages of [images.LocalSuite].
-// Their path is that of the file as the definition has it, behind its hash.
-func addLocalDebs(index *deb.Index, d *images.Definition) error {
+// addLocalDebs adds the package files of the site to an index, as packages of [images.LocalSuite], and
+// returns what the definition calls each by the path that the index has.
+func addLocalDebs(ctx context.Context, index *deb.Index, d *images.Definition) (map[string]string, error) {
+	refs, owner := make(map[string]string), make(map[string]string)
 	for _, l := range d.Debs() {
 		file, err := hashFile(l.Path)
 		if err != nil {
-			return notThere("deb", l.Ref, err)
+			return nil, notThere("deb", l.Ref, err)
 		}
-		f, err := os.Open(l.Path)
+		control, st, err := readLocalDeb(ctx, l.Path)
 		if err != nil {
-			return err
-		}
-		control, err := deb.Control(f)
-		f.Close()
-		if err != nil {
-			return inputErrorf("deb %s: %w", l.Ref, err)
-		}
-		st, err := deb.ParseStanza(control["control"])
-		if err != nil {
-			return inputErrorf("deb %s: control: %w", l.Ref, err)
+			return nil, contentError(fmt.Errorf("deb %s: %w", l.Ref, err))
 		}
 		if arch := st.Field("Architecture"); arch != "all" && arch != d.Arch {
-			return inputErrorf("deb %s is for %s, and the image for %s", l.Ref, arch, d.Arch)
+			return nil, inputErrorf("deb %s is for %s, and the image for %s", l.Ref, arch, d.Arch)
 		}
-		text := strings.TrimRight(string(control["control"]), "\n") +
-			fmt.Sprintf("\nFilename: %s/%s\nSize: %d\nSHA256: %s\n", file.SHA256, path.Base(l.Ref), file.Size, file.SHA256)
+		name := st.Field("Package")
+		if owner[name] != "" {
+			return nil, inputErrorf("debs %s and %s are both package %s; leave one of them out", owner[name], l.Ref, name)
+		}
+		at := file.SHA256 + "/" + path.Base(l.Ref)
+		owner[name], refs[at] = l.Ref, l.Ref
+		text := fmt.Sprintf("%s\nFilename: %s\nSize: %d\nSHA256: %s\n", control, at, file.Size, file.SHA256)
 		if err := index.Add(images.LocalSuite, []byte(text)); err != nil {
-			return inputErrorf("deb %s: %w", l.Ref, err)
+			return nil, inputErrorf("deb %s: %w", l.Ref, err)
 		}
 	}
-	return nil
+	return refs, nil
+}
+
+// readLocalDeb returns the control paragraph of a package file, as it stands there and read, and reads
+// the rest of it too, so that a damaged one is known when the lock is made.
+func readLocalDeb(ctx context.Context, name string) (text string, st deb.Stanza, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", nil, err
+	}
+	defer f.Close()
+	control, err := deb.Control(f)
+	if err != nil {
+		return "", nil, err
+	}
+	if st, err = deb.ParseStanza(control["control"]); err != nil {
+		return "", nil, fmt.Errorf("control: %w", err)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", nil, err
+	}
+	err = deb.Walk(f, func(_ deb.Entry, content io.Reader) error { return ctx.Err() })
+	return strings.Trim(string(control["control"]), "\n"), st, err
 }
 
 // localDeb returns the file of a locked package of the site's own, which has to be the one that was locked.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"muster/initramfs"
 )
 
 // finish adds what on an installed system the packages' scripts would have made.
@@ -59,9 +61,12 @@ func (r *root) addFrame() error {
 		if r.owners[d.path] == nil {
 			errs = append(errs, r.tree.AddDir(d.path, d.mode, "muster"))
 		}
+		if e := r.tree.Lookup(d.path); e != nil && e.Type == initramfs.File {
+			errs = append(errs, inputErrorf("/%s of %s is a file; a userland has a folder there", d.path, e.Source))
+		}
 	}
-	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
-		if r.absent(name) {
+	for _, name := range []string{"bin", "sbin", "lib", "lib64", "lib32", "libx32"} {
+		if r.absent(name) && !r.absent("usr/"+name) {
 			errs = append(errs, r.tree.AddSymlink(name, "usr/"+name, "muster"))
 		}
 	}
@@ -117,10 +122,12 @@ func (r *root) addCertificates() error {
 		bundle = "etc/ssl/certs/ca-certificates.crt"
 	)
 	var all strings.Builder
+	newest := 0 // source of them
 	for e := range r.tree.All() {
 		if !strings.HasPrefix(e.Path, folder) || !strings.HasSuffix(e.Path, ".crt") {
 			continue
 		}
+		newest = max(newest, r.sourceLevel(e.Path))
 		text, err := r.text(e.Path)
 		if err != nil {
 			return err
@@ -129,6 +136,14 @@ func (r *root) addCertificates() error {
 	}
 	if all.Len() == 0 {
 		return nil
+	}
+	if !r.absent(bundle) {
+		if level := r.sourceLevel(bundle); level == 0 || level >= newest {
+			return nil // whoever brings the bundle knows best
+		}
+		if err := r.displace(bundle); err != nil {
+			return err
+		}
 	}
 	if err := r.tree.AddBytes(bundle, 0o644, []byte(all.String()), "ca-certificates"); err != nil {
 		return err
@@ -160,6 +175,23 @@ func (r *root) addUsers() error {
 	from := "package base-passwd"
 	if users == "" {
 		users, groups, from = passwd, group, "every image"
+	}
+	// An image has those that its own programs know.
+	for name, text := range map[string]*string{"etc/passwd": &users, "etc/group": &groups} {
+		if r.sourceLevel(name) == 0 {
+			continue // not there, or of the definition's files
+		}
+		own, err := r.text(name)
+		if err != nil {
+			return err
+		}
+		if own != "" {
+			from = r.tree.Lookup(name).Source
+			*text = strings.TrimRight(own, "\n") + "\n"
+			if err := r.displace(name); err != nil {
+				return err
+			}
+		}
 	}
 	all := accounts{strings.ReplaceAll(users, ":*:", ":x:"), strings.ReplaceAll(groups, ":*:", ":x:")}
 	var lines []string

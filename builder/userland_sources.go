@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"muster/builder/layers"
 	"muster/images"
@@ -87,6 +88,9 @@ func (r *root) addImage(ctx context.Context, cfg Config, s images.Source, want i
 			cfg.Log.Debug("left out of the userland", "artifact", path, "part", name, "err", why)
 		}})
 		content.Close()
+		if err != nil && s.IsLocal() {
+			return contentError(err)
+		}
 		if err != nil {
 			return err
 		}
@@ -156,6 +160,19 @@ func applyLayer(ctx context.Context, t *layers.Tree, content io.Reader, want ima
 	return checkRest(h, all, want.Digest, o.Source)
 }
 
+// contentError marks an error about what a file of the definition holds as one about input; one of
+// the disk, or the end of the build, is none.
+func contentError(err error) error {
+	for _, other := range []error{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EMFILE, syscall.ENFILE, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, other) {
+			return err
+		}
+	}
+	return asInput(err)
+}
+
 // checkRest reads what is left of all, of which h is the hash so far.
 func checkRest(h hash.Hash, all io.Reader, digest, what string) error {
 	if _, err := io.Copy(io.Discard, all); err != nil {
@@ -178,7 +195,7 @@ func (r *root) addTar(ctx context.Context, s images.Source, want images.LockedSo
 	h := sha256.New()
 	all := io.TeeReader(f, h)
 	if err := t.Apply(ctx, all, layers.Options{Source: s.String()}); err != nil {
-		return asInput(err)
+		return contentError(err)
 	}
 	if err := checkRest(h, all, want.Digest, s.Tar); err != nil {
 		return fmt.Errorf("it changed while the image was built; build again (%w)", err)
@@ -263,6 +280,9 @@ func (r *root) lay(n initramfs.Entry, content *io.SectionReader) error {
 	n.Path = r.resolve(n.Path)
 	if slices.ContainsFunc(hidden, func(dir string) bool { return strings.HasPrefix(n.Path, dir) }) {
 		return nil
+	}
+	if n.Type != initramfs.Dir && images.Reserved("/"+n.Path, images.InUserland) {
+		return inputErrorf("/%s of %s belongs to muster; leave it out", n.Path, n.Source)
 	}
 	if n.Type == initramfs.HardLink {
 		n.Target = r.resolve(n.Target)
@@ -379,7 +399,16 @@ func (r *root) follow(name string) string {
 	return name
 }
 
-// readAllText returns the text of a file in a tree of layers, "" where there is none.
+// sourceLevel is the source that brought a path, counted from 1; 0 where nothing is, or what the definition's
+// files or muster itself brought.
+func (r *root) sourceLevel(name string) int {
+	if o := r.owners[name]; o != nil {
+		return o.level
+	}
+	return 0
+}
+
+// layerText returns the text of a file in a tree of layers, "" where there is none.
 func layerText(t *layers.Tree, name string, most int64) string {
 	f, ok := t.Lookup(name)
 	if !ok || f.Content == nil || f.Size > most {

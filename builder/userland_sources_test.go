@@ -27,7 +27,7 @@ import (
 	"muster/images"
 )
 
-// layerOf is a layer with these files: content by name, "->target" for a link, and names
+// layerOf is a layer with these files: content by name, "->target" for a link, "=>target" for a hard link, and names
 // that end in a slash for folders.
 func layerOf(t testing.TB, files ...[2]string) v1.Layer {
 	t.Helper()
@@ -47,6 +47,8 @@ func tarOf(t testing.TB, files ...[2]string) []byte {
 		h := &tar.Header{Name: f[0], Mode: 0o755, Size: int64(len(f[1])), Typeflag: tar.TypeReg}
 		if target, ok := strings.CutPrefix(f[1], "->"); ok {
 			h.Typeflag, h.Linkname, h.Size, f[1] = tar.TypeSymlink, target, 0, ""
+		} else if target, ok := strings.CutPrefix(f[1], "=>"); ok {
+			h.Typeflag, h.Linkname, h.Size, f[1] = tar.TypeLink, target, 0, ""
 		} else if strings.HasSuffix(f[0], "/") {
 			h.Typeflag = tar.TypeDir
 		}
@@ -221,6 +223,13 @@ func TestDebsAndPins(t *testing.T) {
 	if err := os.WriteFile(foreign, deb.Deb(t), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	again, twice, cut := filepath.Join(dir, "again", "tool_9_amd64.deb"), filepath.Join(dir, "tool_9_twice.deb"), filepath.Join(dir, "tool_9_cut.deb")
+	deb.Arch = "amd64"
+	data := deb.Deb(t)
+	if err := errors.Join(os.Mkdir(filepath.Dir(again), 0o755), os.WriteFile(again, data, 0o644), os.WriteFile(twice, data, 0o644), os.WriteFile(cut, data[:len(data)-1500], 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	deb.Arch = "arm64"
 	const script = "cat usr/bin/tool; echo; ls usr/bin/gawk"
 	cfg := testConfig(t, a, testDefinition+"\nuserland:\n  - debs: ["+own+"]\n")
 	if got := userlandFilesOf(t, cfg, script); got != "own tool\nusr/bin/gawk\n" {
@@ -240,8 +249,10 @@ func TestDebsAndPins(t *testing.T) {
 		t.Errorf("with a pin: %q", got)
 	}
 	for definition, want := range map[string]string{
-		"packages: [tool=3]":                     "the archive has 2, 1",
-		"userland:\n  - debs: [" + foreign + "]": "is for arm64, and the image for amd64",
+		"packages: [tool=3]":                                  "the archive has 2, 1",
+		"userland:\n  - debs: [" + foreign + "]":              "is for arm64, and the image for amd64",
+		"userland:\n  - debs: [" + again + ", " + twice + "]": "are both package tool",
+		"userland:\n  - debs: [" + cut + "]":                  "tool_9_cut.deb",
 	} {
 		if _, err := Build(t.Context(), testConfig(t, a, testDefinition+"\n"+definition+"\n")); err == nil || !errors.Is(err, ErrInput) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", definition, err, want)

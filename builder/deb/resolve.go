@@ -16,7 +16,7 @@ type Request struct {
 	// Packages are names, with "=version" behind them where only that will do; a * at
 	// the end of it stands for any ending. A virtual name stands for the only package that provides it.
 	Packages []string
-	// Local are suites of which every package is taken, and counts before all others of its name.
+	// Local is a suite of which every package is taken, and counts before all others of its name; "": none.
 	Local     string
 	Essential bool // also those without which a Debian is not expected to work
 	// Nearest names what is similar to a name that does not exist, for error messages; nil: nothing.
