@@ -93,6 +93,9 @@ func readLayers(ctx context.Context, cfg Config, s images.Source, want images.Lo
 	for i, l := range want.Layers {
 		name := fmt.Sprintf("layer %d of %s", i+1, s)
 		content, err := open(ctx, i)
+		if errors.Is(err, fs.ErrNotExist) && s.IsLocal() {
+			return nil, inputErrorf("%s is not there, so the image is not whole: %w", name, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
