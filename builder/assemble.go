@@ -165,7 +165,7 @@ func addTexts(t *initramfs.Tree, d *images.Definition, ids ids, k kernelFiles) e
 
 // addUserland says which userland the node shall fetch once it has joined.
 func addUserland(t *initramfs.Tree, u userlandFiles) error {
-	if u.Image.Size == 0 {
+	if !u.exists() {
 		return nil
 	}
 	text, err := json.Marshal(u.artifact().Userland())

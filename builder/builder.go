@@ -136,7 +136,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if userland.Image.Size > 0 {
+	if userland.exists() {
 		cfg.Progress(Event{Step: StepUserland, End: true, Cached: cached, Detail: userland.summary()})
 	}
 	var loaders loaderFiles

@@ -28,9 +28,18 @@ func lockFor(ctx context.Context, cfg Config, client *deb.Client) (*images.Lock,
 	if err != nil {
 		return nil, err
 	}
+	if old != nil && !cfg.Update {
+		fresh, err := refreshSources(ctx, cfg, old)
+		if !errors.Is(err, errImageBelow) {
+			return fresh, err
+		}
+		if cfg.Offline {
+			return nil, inputErrorf("%w; offline no lock can be made for it: make one where there is a network: muster lock %s--write", err, lockFlag(cfg))
+		}
+		cfg.Log.Info("resolving packages again", "err", err)
+		old = nil // it is of another image, however far the mirror is
+	}
 	switch {
-	case old != nil && !cfg.Update:
-		return refreshSources(ctx, cfg, old)
 	case cfg.Locked:
 		return nil, inputErrorf("there is no lock %s; make one with: muster lock %s--write", cfg.LockFile, lockFlag(cfg))
 	case cfg.Offline:
@@ -177,7 +186,11 @@ func resolve(ctx context.Context, cfg Config, client *deb.Client, log *slog.Logg
 	if lock.Sources, err = lockSources(ctx, cfg, nil); err != nil {
 		return nil, err
 	}
-	userland, err := resolveUserland(index, d)
+	installed, err := installedBelow(ctx, duringLock(cfg), lock.Sources)
+	if err != nil {
+		return nil, err
+	}
+	userland, err := resolveUserland(index, d, installed)
 	if err != nil {
 		return nil, err
 	}
@@ -197,8 +210,18 @@ func resolve(ctx context.Context, cfg Config, client *deb.Client, log *slog.Logg
 	return lock, nil
 }
 
-// resolveUserland returns the packages of the userland with all they need.
-func resolveUserland(index *deb.Index, d *images.Definition) ([]deb.Package, error) {
+// duringLock is cfg for what reads images while the lock is made.
+func duringLock(cfg Config) Config {
+	tell := cfg.Progress
+	cfg.Progress = func(e Event) {
+		e.Step = StepLock
+		tell(e)
+	}
+	return cfg
+}
+
+// resolveUserland returns the packages of the userland, with all they need that no image below has installed.
+func resolveUserland(index *deb.Index, d *images.Definition, installed []deb.Package) ([]deb.Package, error) {
 	asked := d.AllPackages()
 	if len(asked) == 0 && len(d.Debs()) == 0 {
 		return nil, nil
@@ -208,7 +231,7 @@ func resolveUserland(index *deb.Index, d *images.Definition) ([]deb.Package, err
 	below := stack[:slices.IndexFunc(stack, func(s images.Source) bool { return s.Kind() == images.SourcePackages })]
 	image := slices.ContainsFunc(below, func(s images.Source) bool { return s.Kind() == images.SourceOCI })
 	request := deb.Request{
-		Packages: asked, Essential: !image,
+		Packages: asked, Essential: !image, Installed: installed,
 		Nearest: func(name string, among []string) []string { return images.Nearest(name, among, 3) },
 	}
 	if len(d.Debs()) > 0 {

@@ -147,8 +147,12 @@ func localDeb(cfg Config, p images.LockedPackage) (string, error) {
 	return "", inputErrorf("deb %s of the lock %s is not in the definition", p.File, cfg.LockFile)
 }
 
+// errImageBelow says that a lock was made for packages on another image.
+var errImageBelow = errors.New("and which packages are needed depends on it")
+
 // refreshSources returns the lock with what the files and folders of the definition hold now. One that was
-// named, and a build that is locked, have to fit as they are.
+// named, and a build that is locked, have to fit as they are. An error wraps errImageBelow where packages have to be
+// resolved again.
 func refreshSources(ctx context.Context, cfg Config, lock *images.Lock) (*images.Lock, error) {
 	if len(cfg.Definition.Userland) == 0 {
 		return lock, nil
@@ -171,6 +175,11 @@ func refreshSources(ctx context.Context, cfg Config, lock *images.Lock) (*images
 	if cfg.Locked || cfg.lockNamed {
 		return nil, inputErrorf("lock %s was made before these changed: %s; take them as they are with: muster build --update, or look first with: muster lock",
 			cfg.LockFile, strings.Join(names, ", "))
+	}
+	for i := range imagesBelow(cfg.Definition) {
+		if now[i].Digest != lock.Sources[i].Digest {
+			return nil, fmt.Errorf("%s changed since the lock %s was made, %w", now[i], cfg.LockFile, errImageBelow)
+		}
 	}
 	cfg.Log.Info("sources of the userland changed", "artifact", strings.Join(names, ", "))
 	return &fresh, writeLock(cfg.LockFile, &fresh)

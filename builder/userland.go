@@ -56,6 +56,9 @@ type userlandFiles struct {
 	Inside   []insidePackage
 }
 
+// exists says whether there is a userland.
+func (u userlandFiles) exists() bool { return u.Image.Size > 0 }
+
 func (u userlandFiles) blobs() []deb.FileHash {
 	all := []deb.FileHash{u.Image}
 	for _, p := range u.Inside {

@@ -72,33 +72,45 @@ func (r *root) addSource(ctx context.Context, cfg Config, s images.Source, want 
 
 // addImage lays a container image over what is there.
 func (r *root) addImage(ctx context.Context, cfg Config, s images.Source, want images.LockedSource) error {
-	open, done, err := openLayers(ctx, cfg, s, want)
+	t, err := readLayers(ctx, cfg, s, want, layers.New(r.keep), nil)
 	if err != nil {
 		return err
-	}
-	defer done()
-	t := layers.New(r.keep)
-	for i, l := range want.Layers {
-		name := fmt.Sprintf("layer %d of %s", i+1, s)
-		content, err := open(ctx, i)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		err = applyLayer(ctx, t, content, l, layers.Options{Source: name, Image: true, Skipped: func(path, why string) {
-			cfg.Log.Debug("left out of the userland", "artifact", path, "part", name, "err", why)
-		}})
-		content.Close()
-		if err != nil && s.IsLocal() {
-			return contentError(err)
-		}
-		if err != nil {
-			return err
-		}
 	}
 	if err := r.readStatus(cfg, s, t); err != nil {
 		return err
 	}
 	return r.layTree(t, s)
+}
+
+// readLayers applies all layers of an image that is pinned to t, with the contents of those files that only
+// says, nil being all.
+func readLayers(ctx context.Context, cfg Config, s images.Source, want images.LockedSource, t *layers.Tree, only func(name string) bool) (*layers.Tree, error) {
+	open, done, err := openLayers(ctx, cfg, s, want)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	for i, l := range want.Layers {
+		name := fmt.Sprintf("layer %d of %s", i+1, s)
+		content, err := open(ctx, i)
+		if errors.Is(err, fs.ErrNotExist) && s.IsLocal() {
+			return nil, inputErrorf("%s is not there, so the image is not whole: %w", name, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		err = applyLayer(ctx, t, content, l, layers.Options{Source: name, Image: true, Only: only, Skipped: func(path, why string) {
+			cfg.Log.Debug("left out of the userland", "artifact", path, "part", name, "err", why)
+		}})
+		content.Close()
+		if err != nil {
+			if s.IsLocal() {
+				err = contentError(err)
+			}
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // openLayers returns how the layers of an image that is pinned are read.
@@ -216,6 +228,9 @@ func (r *root) addDir(ctx context.Context, s images.Source, want images.LockedSo
 		switch e.Kind {
 		case images.TreeSymlink:
 			n.Type, n.Target = initramfs.Symlink, e.Link
+			if n.Path != e.Path && !strings.Contains(e.Path, "/") {
+				n.Target = "/" + linkPath(e.Path, e.Link) // lib64 → usr/lib becomes usr/lib64 → /usr/lib
+			}
 		case images.TreeFile:
 			h := sha256.New()
 			var err error
@@ -225,8 +240,8 @@ func (r *root) addDir(ctx context.Context, s images.Source, want images.LockedSo
 			n.Type, n.Size, e.SHA256 = initramfs.File, e.Size, hex.EncodeToString(h.Sum(nil))
 		}
 		entries = append(entries, e)
-		if e.Kind == images.TreeSymlink && selfLink(e) {
-			return nil
+		if e.Kind == images.TreeSymlink && layers.MergeUsr(linkPath(n.Path, n.Target)) == n.Path {
+			return nil // bin → usr/bin, which are one
 		}
 		return r.lay(n, section)
 	})
@@ -240,11 +255,6 @@ func (r *root) addDir(ctx context.Context, s images.Source, want images.LockedSo
 }
 
 var errChanging = errors.New("it changed while the image was built")
-
-// selfLink says whether a link leads to itself where /usr is merged.
-func selfLink(e images.TreeEntry) bool {
-	return e.Link == "usr/"+e.Path || e.Link == "/usr/"+e.Path
-}
 
 // keep stores the content of a file behind all others.
 func (r *root) keep(content io.Reader, size int64) (*io.SectionReader, error) {

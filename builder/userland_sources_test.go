@@ -260,6 +260,32 @@ func TestDebsAndPins(t *testing.T) {
 	}
 }
 
+func deviceTar(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "srv/disk", Typeflag: tar.TypeBlock}), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// Sources without a package are a userland too.
+func TestUserlandWithoutPackages(t *testing.T) {
+	site := filepath.Join(t.TempDir(), "site.tar")
+	if err := os.WriteFile(site, tarOf(t, [2]string{"bin/tool", "tool"}, [2]string{"run/gone", "x"}, [2]string{"tmp/gone", "x"}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t, userlandArchive(t), testDefinition+"\nuserland:\n  - tar: "+site+"\n")
+	m := mustBuild(t, cfg)
+	if _, ok := m.File(images.KindUserland); !ok {
+		t.Error("the manifest has no userland")
+	}
+	if got := inUserland(t, cfg.Out, "cat usr/bin/tool; echo; ls usr/lib/muster; ls -d dev proc sys run tmp; ls run tmp"); got != "tool\ninit\ndev\nproc\nrun\nsys\ntmp\nrun:\n\ntmp:\n" {
+		t.Errorf("the userland has %q", got)
+	}
+}
+
 func TestSourceErrors(t *testing.T) {
 	a := userlandArchive(t)
 	dir := t.TempDir()
@@ -288,6 +314,8 @@ func TestSourceErrors(t *testing.T) {
 		"truncated":       {"tar: " + write("cut.tar", good[:3000]), "cut.tar"},
 		"out of the tree": {"tar: " + write("up.tar", tarOf(t, [2]string{"../../etc/passwd", "x"})), "../../etc/passwd"},
 		"no deb":          {"debs: [" + write("x.deb", []byte("no deb")) + "]", "x.deb"},
+		"below a file":    {"tar: " + write("below.tar", tarOf(t, [2]string{"usr/bin/tool/x", "x"})), "package tool 2"},
+		"device":          {"tar: " + write("device.tar", deviceTar(t)), "it is a device; a userland has only files, folders and links"},
 		"folder and file": {"tar: " + write("file.tar", tarOf(t, [2]string{"usr/bin", "x"})), "usr/bin"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,7 +1,10 @@
 package builder
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -31,19 +34,11 @@ type insidePackage struct {
 
 // readStatus notes which packages a container image says that it has.
 func (r *root) readStatus(cfg Config, s images.Source, t *layers.Tree) error {
-	texts := []string{layerText(t, statusFile, maxStatus)}
-	for _, name := range t.Names(statusFolder) {
-		if !strings.HasSuffix(name, ".md5sums") {
-			texts = append(texts, layerText(t, path.Join(statusFolder, name), maxStatus))
-		}
-	}
-	for _, text := range texts {
-		for _, paragraph := range strings.Split(text, "\n\n") {
-			p, ok := insideOf(paragraph)
-			if !ok {
-				continue
+	for _, text := range statusOf(t) {
+		for _, is := range deb.ParseStatus([]byte(text)) {
+			p := insidePackage{
+				In: s.String(), Name: is.Name, Version: is.Version, Arch: is.Arch, Source: is.Source, SourceVersion: is.SourceVersion,
 			}
-			p.In = s.String()
 			if text := layerText(t, "usr/share/doc/"+p.Name+"/copyright", maxCopyright); text != "" {
 				sum, err := cfg.store.putBytes([]byte(text))
 				if err != nil {
@@ -57,18 +52,66 @@ func (r *root) readStatus(cfg Config, s images.Source, t *layers.Tree) error {
 	return nil
 }
 
-// insideOf reads a paragraph of dpkg's status. What is not installed is none.
-func insideOf(paragraph string) (insidePackage, bool) {
-	st, err := deb.ParseStanza([]byte(paragraph))
-	if err != nil || st.Field("Package") == "" || st.Field("Version") == "" {
-		return insidePackage{}, false
+// statusOf returns all of dpkg's status in a container image.
+func statusOf(t *layers.Tree) []string {
+	texts := []string{layerText(t, statusFile, maxStatus)}
+	for _, name := range t.Names(statusFolder) {
+		if !strings.HasSuffix(name, ".md5sums") {
+			texts = append(texts, layerText(t, path.Join(statusFolder, name), maxStatus))
+		}
 	}
-	if status := st.Field("Status"); status != "" && !strings.HasSuffix(status, " installed") {
-		return insidePackage{}, false
+	return texts
+}
+
+// isStatus says whether a path in a layer is one that [statusOf] reads.
+func isStatus(name string) bool { return name == statusFile || path.Dir(name) == statusFolder }
+
+// installedBelow returns the packages that the container images below those of the definition say they
+// have. locked are the sources as [lockSources] pins them.
+func installedBelow(ctx context.Context, cfg Config, locked []images.LockedSource) ([]deb.Package, error) {
+	var out []deb.Package
+	for i, s := range imagesBelow(cfg.Definition) {
+		t, err := readLayers(ctx, cfg, s, locked[i], layers.New(memoryStore), isStatus)
+		if err != nil {
+			return nil, fmt.Errorf("userland: %s: %w", s, err)
+		}
+		for _, text := range statusOf(t) {
+			for _, p := range deb.ParseStatus([]byte(text)) {
+				if p.Arch != "all" && p.Arch != cfg.Definition.Arch {
+					continue
+				}
+				out = slices.DeleteFunc(out, func(old deb.Package) bool { return old.Name == p.Name })
+				out = append(out, p)
+			}
+		}
 	}
-	p := insidePackage{Name: st.Field("Package"), Version: st.Field("Version"), Arch: st.Field("Architecture")}
-	p.Source, p.SourceVersion = deb.SourceOf(p.Name, p.Version, st.Field("Source"))
-	return p, true
+	return out, nil
+}
+
+// imagesBelow returns the container images that the list of sources begins with, if packages lie on
+// them.
+func imagesBelow(d *images.Definition) []images.Source {
+	stack := d.Stack()
+	n := 0
+	for n < len(stack) && stack[n].Kind() == images.SourceOCI {
+		n++
+	}
+	if !slices.ContainsFunc(stack[n:], func(s images.Source) bool { return s.Kind() == images.SourcePackages }) {
+		return nil
+	}
+	return stack[:n]
+}
+
+// memoryStore keeps the few small files that dpkg's status is.
+func memoryStore(content io.Reader, size int64) (*io.SectionReader, error) {
+	if size > maxStatus {
+		return nil, fmt.Errorf("it is larger than %d MiB", maxStatus>>20)
+	}
+	text, err := io.ReadAll(io.LimitReader(content, size))
+	if err == nil && int64(len(text)) < size {
+		err = io.ErrUnexpectedEOF
+	}
+	return io.NewSectionReader(bytes.NewReader(text), 0, int64(len(text))), err
 }
 
 // upgrade takes away what an image below has of packages that now come anew, as dpkg does

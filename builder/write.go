@@ -30,7 +30,7 @@ func manifestOf(cfg Config, lock *images.Lock, ids ids, k kernelFiles, pack pack
 			{Kind: images.KindInitramfs, Name: "initramfs.zst", Size: archive.File.Size, SHA256: archive.File.SHA256},
 		},
 	}
-	if u.Image.Size > 0 {
+	if u.exists() {
 		m.Artifacts = append(m.Artifacts, u.artifact())
 	}
 	if pack.Count > 0 {

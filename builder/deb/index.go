@@ -192,14 +192,34 @@ func parsePackage(e entry) (Package, error) {
 	if err != nil {
 		return Package{}, err
 	}
-	p := Package{
-		Name: s.Field("Package"), Version: s.Field("Version"), Arch: s.Field("Architecture"),
-		Source: s.Field("Source"), Suite: e.suite, Path: s.Field("Filename"),
-		BuiltUsing: s.Field("Built-Using"),
-		FileHash:   FileHash{SHA256: s.Field("SHA256")},
+	p, err := parseRelated(s)
+	if err != nil {
+		return Package{}, err
 	}
-	p.Source, p.SourceVersion = SourceOf(p.Name, p.Version, p.Source)
-	p.Priority, p.MultiArch, p.Essential = s.Field("Priority"), s.Field("Multi-Arch"), s.Field("Essential") == "yes"
+	p.Suite, p.Path, p.FileHash = e.suite, s.Field("Filename"), FileHash{SHA256: s.Field("SHA256")}
+	if p.Size, err = strconv.ParseInt(s.Field("Size"), 10, 64); err != nil || p.Size <= 0 {
+		return Package{}, fmt.Errorf("size is %q", s.Field("Size"))
+	}
+	switch {
+	case !sha256RE.MatchString(p.SHA256):
+		return Package{}, fmt.Errorf("SHA256 is %q", p.SHA256)
+	case p.Path == "" || p.Path != path.Clean(p.Path) || path.IsAbs(p.Path) || strings.HasPrefix(p.Path, ".."):
+		return Package{}, fmt.Errorf("file name %q does not stay below the mirror", p.Path)
+	}
+	return p, nil
+}
+
+// parseRelated reads what a package is and how it stands to others, and nothing of its file.
+func parseRelated(s Stanza) (Package, error) {
+	p := Package{
+		Name: s.Field("Package"), Version: s.Field("Version"), Arch: s.Field("Architecture"), BuiltUsing: s.Field("Built-Using"),
+		Priority: s.Field("Priority"), MultiArch: s.Field("Multi-Arch"), Essential: s.Field("Essential") == "yes",
+	}
+	if p.Version == "" {
+		return Package{}, errors.New("has no version")
+	}
+	p.Source, p.SourceVersion = SourceOf(p.Name, p.Version, s.Field("Source"))
+	var err error
 	if p.Provides, err = ParseRelations(s.Field("Provides")); err != nil {
 		return Package{}, fmt.Errorf("reading Provides: %w", err)
 	}
@@ -207,17 +227,6 @@ func parsePackage(e entry) (Package, error) {
 		return Package{}, fmt.Errorf("reading Conflicts and Breaks: %w", err)
 	}
 	p.Depends = strings.Join(slices.DeleteFunc([]string{s.Field("Pre-Depends"), s.Field("Depends")}, func(s string) bool { return s == "" }), ", ")
-	if p.Size, err = strconv.ParseInt(s.Field("Size"), 10, 64); err != nil || p.Size <= 0 {
-		return Package{}, fmt.Errorf("size is %q", s.Field("Size"))
-	}
-	switch {
-	case p.Version == "":
-		return Package{}, errors.New("has no version")
-	case !sha256RE.MatchString(p.SHA256):
-		return Package{}, fmt.Errorf("SHA256 is %q", p.SHA256)
-	case p.Path == "" || p.Path != path.Clean(p.Path) || path.IsAbs(p.Path) || strings.HasPrefix(p.Path, ".."):
-		return Package{}, fmt.Errorf("file name %q does not stay below the mirror", p.Path)
-	}
 	return p, nil
 }
 

@@ -19,6 +19,9 @@ type Request struct {
 	// Local is a suite of which every package is taken, and counts before all others of its name; "": none.
 	Local     string
 	Essential bool // also those without which a Debian is not expected to work
+	// Installed are there already. They fulfill what others need, and are in the answer only where another
+	// version has to replace them: one that is higher and asked for by name, or that fits to what else is chosen.
+	Installed []Package
 	// Nearest names what is similar to a name that does not exist, for error messages; nil: nothing.
 	Nearest func(name string, among []string) []string
 }
@@ -41,6 +44,9 @@ func Resolve(x *Index, req Request) ([]Package, error) {
 		return nil, err
 	}
 	s := state{chosen: make(map[string]*node), why: make(map[string]string)}
+	if err := r.setInstalled(&s, req.Installed); err != nil {
+		return nil, err
+	}
 	if req.Essential {
 		for _, name := range x.essential {
 			if err := r.ask(&s, name, "every userland has it"); err != nil {
@@ -80,9 +86,10 @@ type resolver struct {
 
 // state is a partial answer.
 type state struct {
-	chosen map[string]*node
-	why    map[string]string // by name: who needs it
-	open   []need            // not looked at yet, or with a choice
+	installed map[string]*node // by name; those that are not chosen are there. Never changed
+	chosen    map[string]*node
+	why       map[string]string // by name: who needs it
+	open      []need            // not looked at yet, or with a choice
 }
 
 // need is a dependency of a chosen package.
@@ -92,7 +99,7 @@ type need struct {
 }
 
 func (s state) clone() state {
-	c := state{chosen: make(map[string]*node, len(s.chosen)), why: make(map[string]string, len(s.why)), open: slices.Clone(s.open)}
+	c := state{installed: s.installed, chosen: make(map[string]*node, len(s.chosen)), why: make(map[string]string, len(s.why)), open: slices.Clone(s.open)}
 	for k, v := range s.chosen {
 		c.chosen[k] = v
 	}
@@ -125,6 +132,9 @@ func (r *resolver) get(name string) (*node, error) {
 
 // ask adds a package that somebody named.
 func (r *resolver) ask(s *state, name, why string) error {
+	if there, err := r.isInstalled(s, name); err != nil || there {
+		return err
+	}
 	found, err := r.candidates(Alternatives{{Name: name}}, "")
 	if err != nil {
 		return err
@@ -258,6 +268,12 @@ func (r *resolver) solve(s state) (state, error) {
 		if err != nil {
 			return s, err
 		}
+		if !changed {
+			changed, err = r.mend(&s)
+		}
+		if err != nil {
+			return s, err
+		}
 		if changed {
 			continue
 		}
@@ -327,12 +343,20 @@ func (r *resolver) propagate(s *state) (changed bool, err error) {
 
 func (s *state) fulfills(a Alternatives) bool {
 	for _, rel := range a {
-		if n := s.chosen[rel.Name]; n != nil && rel.matches(&n.Package) {
+		if n := s.at(rel.Name); n != nil && rel.matches(&n.Package) {
 			return true
 		}
 	}
+	provides := func(n *node) bool {
+		return slices.ContainsFunc(a, func(rel Relation) bool { return rel.providedBy(&n.Package) })
+	}
 	for _, n := range s.chosen {
-		if slices.ContainsFunc(a, func(rel Relation) bool { return rel.providedBy(&n.Package) }) {
+		if provides(n) {
+			return true
+		}
+	}
+	for name, n := range s.installed {
+		if s.chosen[name] == nil && provides(n) {
 			return true
 		}
 	}

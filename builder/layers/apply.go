@@ -41,6 +41,8 @@ type Options struct {
 	// lower layers have, and devices in it are left out. In an archive that is none of
 	// it, such a mark is a file like others, devices are an error, and the end has to be marked.
 	Image bool
+	// Only says of which files the content is kept, by the path as the archive has it; nil: of all.
+	Only func(name string) bool
 	// Skipped is told of each entry that is left out. nil: nobody is.
 	Skipped func(name, why string)
 }
@@ -244,6 +246,10 @@ func (t *Tree) inodeOf(h *tar.Header, content io.Reader, name string, o Options)
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		n.entry.Type = initramfs.File
+		if o.Only != nil && !o.Only(name) {
+			n.entry.Size = h.Size
+			return n, nil
+		}
 		return n, t.keep(n, content, h.Size)
 	case tar.TypeDir:
 		n.entry.Type = initramfs.Dir
