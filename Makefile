@@ -77,7 +77,8 @@ test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json ## only
 	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 
 test-net: go-version test-deps build ## tests against the real package archives
-	@MUSTER_NEED=all MUSTER_NET=1 MUSTER_LONG=1 $(GO) test -count=1 -timeout 30m ./builder/... ./initramfs/bb ./internal/kmod/...
+	@set -o pipefail; export MUSTER_NEED=all MUSTER_NET=1 MUSTER_LONG=1; \
+	 $(GO) test -json -count=1 -timeout 30m ./builder/... ./initramfs/bb ./internal/kmod/... | $(GO) run ./internal/testtable
 
 race: go-version ## unit tests under the race detector
 	@$(GO) test -race -short ./api/... ./headnode/... ./nodeagent/... ./pxe/... ./builder/...

@@ -242,8 +242,8 @@ func newClient(cfg Config, store deb.Store, locked time.Time) (*deb.Client, erro
 	if at, ok := snapshotTime(mirror); ok {
 		now = func() time.Time { return at }
 	}
-	mirrors := deb.Mirrors{Given: mirror, NoDefault: origin != images.Debian}
-	if cfg.Host != nil && origin == images.Debian {
+	mirrors := deb.Mirrors{Given: mirror, Origin: string(origin)}
+	if cfg.Host != nil {
 		mirrors.Host = deb.HostSources(cfg.Host)
 	}
 	return deb.NewClient(deb.Config{

@@ -77,6 +77,7 @@ func TestExamples(t *testing.T) {
 				t.Error("there is no /etc/modprobe.d/muster.conf")
 			}
 		},
+		"ubuntu.yaml":   nil, // of another archive: see TestRealUbuntu
 		"snapshot.yaml": func(t *testing.T, c Contents) { wantWords(t, []string{c.Manifest.Kernel}, newKernel) },
 	}
 	base, err := images.Load("compute")
@@ -96,6 +97,10 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			check := checks[filepath.Base(file)]
+			if check == nil {
+				return
+			}
 			cfg := testConfig(t, a, testDefinition)
 			d.Mirror, cfg.Cache = cfg.Definition.Mirror, cache
 			if len(d.Firmware) > 1 {
@@ -109,7 +114,7 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			checks[filepath.Base(file)](t, c)
+			check(t, c)
 			readSBOM(t, cfg.Out)
 		})
 	}

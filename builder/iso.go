@@ -31,15 +31,17 @@ const (
 	mediumBoot      = "boot/isolinux/isolinux.bin"
 )
 
-// mediumFiles are the boot loaders of a medium by their path in a package. The value is the path on
-// the CD, or on the ESP where it begins with "EFI/".
+// mediumFiles are the boot loaders of a medium by their path in a package; distributions name some in
+// different ways. The value is the path on the CD, or on the ESP where it begins with "EFI/".
 func mediumFiles() map[string]string {
 	return map[string]string{
 		"usr/lib/ISOLINUX/isolinux.bin":                    mediumBoot,
 		"usr/lib/ISOLINUX/isohdpfx.bin":                    isohybridMBR,
 		"usr/lib/syslinux/modules/bios/ldlinux.c32":        "boot/isolinux/ldlinux.c32",
 		"usr/lib/shim/shimx64.efi.signed":                  "EFI/BOOT/BOOTX64.EFI",
+		"usr/lib/shim/shimx64.efi.signed.latest":           "EFI/BOOT/BOOTX64.EFI", // Ubuntu
 		"usr/lib/shim/mmx64.efi.signed":                    "EFI/BOOT/MMX64.EFI",
+		"usr/lib/shim/mmx64.efi":                           "EFI/BOOT/MMX64.EFI", // Ubuntu
 		"usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed": "EFI/BOOT/GRUBX64.EFI",
 	}
 }
@@ -126,14 +128,20 @@ func fetchMediumFiles(ctx context.Context, cfg Config, client *deb.Client, packa
 			var data []byte
 			err := readInto(&data, e, r)
 			out[to] = data
-			delete(want, e.Path)
 			return err
 		}); err != nil {
 			return nil, err
 		}
 	}
-	if len(want) > 0 {
-		return nil, fmt.Errorf("packages %s: they do not have %s", packageNames(got), strings.Join(sortedKeys(want), ", "))
+	var missing []string
+	for _, from := range sortedKeys(want) {
+		if to := want[from]; out[to] == nil {
+			out[to] = []byte{} // its other names are not asked for as well
+			missing = append(missing, from)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("packages %s: they do not have %s", packageNames(got), strings.Join(missing, ", "))
 	}
 	return out, nil
 }

@@ -279,6 +279,9 @@ func readArchive(ctx context.Context, d *images.Definition, client *deb.Client, 
 // components returns the components of the archive that d takes packages from.
 func components(d *images.Definition) []string {
 	out := []string{"main"}
+	if origin, err := images.OriginOf(d.Suite); err == nil && origin == images.Ubuntu {
+		out = append(out, "universe") // much of what Debian has in main
+	}
 	for _, g := range images.FirmwareGroups() {
 		if slices.Contains(d.Firmware, g.Name) && !slices.Contains(out, g.Component) {
 			out = append(out, g.Component)

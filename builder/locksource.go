@@ -177,7 +177,7 @@ func refreshSources(ctx context.Context, cfg Config, lock *images.Lock) (*images
 			cfg.LockFile, strings.Join(names, ", "))
 	}
 	for i := range imagesBelow(cfg.Definition) {
-		if now[i].Digest != lock.Sources[i].Digest {
+		if i >= len(lock.Sources) || now[i].Digest != lock.Sources[i].Digest {
 			return nil, fmt.Errorf("%s changed since the lock %s was made, %w", now[i], cfg.LockFile, errImageBelow)
 		}
 	}

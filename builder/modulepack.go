@@ -105,9 +105,15 @@ func packModules(ctx context.Context, cfg Config, c *cache, k *kernelPackage, mt
 	if err != nil {
 		return out, err
 	}
+	in.Partial = true
 	set, err := depmod.Build(in)
 	if err != nil {
 		return out, err
+	}
+	for _, name := range sortedKeys(set.Lacking) {
+		info, _ := set.Info(name)
+		delete(pack.Pieces, info.Path)
+		cfg.Log.Debug("module left out of the index: another that it needs is in no package of the kernel", "artifact", info.Path, "part", set.Lacking[name])
 	}
 	pack.SHA256, pack.Size, out.Count = out.Pack.SHA256, out.Pack.Size, len(pack.Pieces)
 	files := set.Index.Files()

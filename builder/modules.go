@@ -70,6 +70,9 @@ func selectModules(ctx context.Context, k *kernelPackage, want images.Modules) (
 		}
 		for i := range batch {
 			for _, need := range needs(batch[i].info, paths) {
+				if paths[need] == "" {
+					continue // what comes of it is said below
+				}
 				if _, ok := infos[need]; !ok && !slices.Contains(next, need) {
 					next = append(next, need)
 				}
@@ -80,10 +83,27 @@ func selectModules(ctx context.Context, k *kernelPackage, want images.Modules) (
 	for _, name := range sortedKeys(infos) {
 		in.Modules = append(in.Modules, infos[name])
 	}
+	in.Partial = true
 	if sel.set, err = depmod.Build(in); err != nil {
 		return nil, err
 	}
+	for _, name := range sortedKeys(sel.set.Lacking) {
+		if slices.ContainsFunc(alwaysModules(want), func(n string) bool { return kmod.Name(n) == name }) {
+			return nil, inputError{&moduleError{
+				key: "modules.names", name: name,
+				text: fmt.Sprintf("module %s needs %s, which is in no package of the kernel", name, sel.set.Lacking[name]),
+				hint: "; take a kernel package that brings it",
+			}}
+		}
+		delete(sel.files, infos[name].Path)
+		delete(sel.raw, name)
+	}
 	return sel, nil
+}
+
+// alwaysModules are those that an image cannot do without.
+func alwaysModules(want images.Modules) []string {
+	return append([]string{"loop", "squashfs"}, want.Names...)
 }
 
 // needs returns what a module depends on: all that it must have, and of what
@@ -137,7 +157,7 @@ func seeds(paths map[string]string, builtin map[string]bool, want images.Modules
 		}
 	}
 	var errs []error
-	for _, name := range append([]string{"loop", "squashfs"}, want.Names...) {
+	for _, name := range alwaysModules(want) {
 		n := kmod.Name(name)
 		switch {
 		case paths[n] != "":

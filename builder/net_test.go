@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,6 +68,55 @@ func TestRealArchive(t *testing.T) {
 			checkSize(t, cfg)
 		})
 	}
+}
+
+// TestRealUbuntu builds the example from Ubuntu's archive and starts it in QEMU.
+func TestRealUbuntu(t *testing.T) {
+	buildReal(t, "http://archive.ubuntu.com/ubuntu/dists/noble/InRelease", "../images/examples/ubuntu.yaml")
+}
+
+// TestRealSnapshot builds from a dated snapshot of Debian's archive.
+func TestRealSnapshot(t *testing.T) {
+	buildReal(t, "https://snapshot.debian.org/archive/debian/20260101T000000Z/dists/trixie/InRelease", "../images/examples/snapshot.yaml")
+}
+
+// buildReal builds a definition from the archive that it names, checks what was written and starts it.
+// Where the archive, which has a file at url, cannot be reached, the test did not run and says so.
+func buildReal(t *testing.T, url, file string) {
+	t.Helper()
+	if os.Getenv("MUSTER_NET") == "" {
+		t.Skip("only in make test-net: needs the archives of distributions")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Skipf("not run: the archive cannot be reached: %v", err)
+	}
+	resp.Body.Close()
+	agent, err := os.ReadFile(compileBootcheck(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, err := images.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Definition: def, Out: filepath.Join(t.TempDir(), def.Name), Cache: t.TempDir(), Host: os.DirFS("/"),
+		Agent: agent, Init: []byte("init"),
+	}
+	cfg.Busybox, cfg.BusyboxInfo = payloadBusybox(t)
+	m := mustBuild(t, cfg)
+	if _, err := Verify(cfg.Out); err != nil {
+		t.Error(err)
+	}
+	bootImage(t, cfg.Out, m.ID)
+	readSBOM(t, cfg.Out)
 }
 
 func cpuTime() time.Duration {

@@ -423,3 +423,27 @@ func TestPackagesOnAnImage(t *testing.T) {
 		t.Errorf("on the other image: %q", got)
 	}
 }
+
+// A lock that lacks the image that packages lie on, as one that was edited may, is made again.
+func TestLockWithoutItsImage(t *testing.T) {
+	dir := writeLayout(t, func(p layout.Path) error { return p.AppendImage(imageFor(t, "amd64", layerOf(t, [2]string{"bin/sh", "shell"}))) })
+	cfg := testConfig(t, userlandArchive(t), onlyOCI(dir)+"  - packages: [tool]\n")
+	want := mustBuild(t, cfg)
+	cfg.LockFile = filepath.Join(cfg.Out, "lock.json")
+	text, err := os.ReadFile(cfg.LockFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := images.ParseLock(cfg.LockFile, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Sources = nil
+	if err := os.WriteFile(cfg.LockFile, lock.Encode(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg.LockFile = ""
+	if got := mustBuild(t, cfg); got.ID != want.ID {
+		t.Errorf("the image is %s, want %s", got.ID, want.ID)
+	}
+}

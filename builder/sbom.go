@@ -207,8 +207,10 @@ func debianPackage(p images.LockedPackage, license string) spdxPackage {
 	out := newPackage("deb", p.Name, p.Name, p.Version)
 	out.sha256(p.SHA256)
 	out.Supplier = "Organization: Debian"
-	if origin, err := images.OriginOf(strings.TrimSuffix(strings.TrimSuffix(p.Suite, "-security"), "-updates")); err == nil {
+	distro := "debian"
+	if origin := publisherOf(p.Suite); origin != "" {
 		out.Supplier = "Organization: " + string(origin)
+		distro = strings.ToLower(string(origin))
 	}
 	if base := archiveOf(p.Suite); base != "" {
 		out.DownloadLocation = base + "/" + p.Path
@@ -218,7 +220,7 @@ func debianPackage(p images.LockedPackage, license string) spdxPackage {
 		out.SourceInfo += ", using " + p.BuiltUsing
 	}
 	out.LicenseDeclared = license
-	out.purl("pkg:deb/debian/" + url.PathEscape(p.Name) + "@" + url.QueryEscape(p.Version) + "?arch=" + p.Arch)
+	out.purl("pkg:deb/" + distro + "/" + url.PathEscape(p.Name) + "@" + url.QueryEscape(p.Version) + "?arch=" + p.Arch)
 	return out
 }
 
@@ -387,17 +389,19 @@ func escapeModule(path string) string {
 	return b.String()
 }
 
-// archiveOf returns the base URL of the archive that Debian runs for a suite, and ""
-// for the suites of others.
+// archiveOf returns the base URL of the archive that its publisher runs for a suite, and "" for
+// suites that are not known.
 func archiveOf(suite string) string {
+	return deb.Archive(string(publisherOf(suite)), suite)
+}
+
+// publisherOf returns who publishes a suite or what belongs to it, and "" where that is not known.
+func publisherOf(suite string) images.Origin {
 	origin, err := images.OriginOf(strings.TrimSuffix(strings.TrimSuffix(suite, "-security"), "-updates"))
-	if err != nil || origin != images.Debian {
+	if err != nil {
 		return ""
 	}
-	if strings.HasSuffix(suite, "-security") {
-		return "http://security.debian.org/debian-security"
-	}
-	return "http://ftp.debian.org/debian"
+	return origin
 }
 
 // allModules returns the modules of all programs, each once, sorted.

@@ -1,17 +1,39 @@
 package deb
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
 )
 
-// The archives that Debian itself runs, used where neither the definition nor
-// the host names one.
-const (
-	debianArchive   = "http://ftp.debian.org/debian"
-	securityArchive = "http://security.debian.org/debian-security"
-)
+// distribution is what is known of a publisher of suites.
+type distribution struct {
+	// The archives that it runs itself, used where neither the definition nor the host
+	// names one.
+	archive, security string
+	// suites are the names of releases by which apt's sources are known to be its.
+	suites []string
+}
+
+var distributions = map[string]distribution{
+	"Debian": {"http://ftp.debian.org/debian", "http://security.debian.org/debian-security", []string{
+		"oldoldstable", "oldstable", "stable", "testing", "unstable", "sid",
+		"buster", "bullseye", "bookworm", "trixie", "forky", "duke",
+	}},
+	"Ubuntu": {"http://archive.ubuntu.com/ubuntu", "http://security.ubuntu.com/ubuntu", []string{
+		"devel", "focal", "jammy", "noble", "plucky", "questing", "resolute",
+	}},
+}
+
+// Archive returns the base URL of the archive that the publisher of suite runs for it, and
+// "" for a publisher that is not known. Origin is its name, as Release files have it.
+func Archive(origin, suite string) string {
+	if strings.HasSuffix(suite, securitySuffix) {
+		return distributions[origin].security
+	}
+	return distributions[origin].archive
+}
 
 const securitySuffix = "-security"
 
@@ -23,8 +45,9 @@ type Mirrors struct {
 	// host of another release has mirrors that serve this one as well; whether
 	// they do is seen when they are asked.
 	Host []Source
-	// NoDefault leaves out the archives that Debian runs, for other
-	// distributions and for tests.
+	// Origin is who publishes the suite, as Release files say it; "": Debian.
+	Origin string
+	// NoDefault leaves out the archives that the publisher runs, for tests.
 	NoDefault bool
 }
 
@@ -40,24 +63,20 @@ func (m Mirrors) Bases(suite string) []string {
 		}
 		return []string{base}
 	}
+	origin := cmp.Or(m.Origin, "Debian")
 	var bases []string
 	for _, s := range m.Host {
-		if !slices.ContainsFunc(s.Suites, isSuiteName) {
-			continue
-		}
-		if security != slices.ContainsFunc(s.Suites, func(s string) bool { return strings.HasSuffix(s, securitySuffix) || strings.HasSuffix(s, "/updates") }) {
+		if !slices.ContainsFunc(s.Suites, func(name string) bool {
+			return distributions[origin].has(name) && isSecurity(name) == security
+		}) {
 			continue
 		}
 		for _, u := range s.URIs {
 			bases = append(bases, strings.TrimRight(u, "/"))
 		}
 	}
-	if !m.NoDefault {
-		if security {
-			bases = append(bases, securityArchive)
-		} else {
-			bases = append(bases, debianArchive)
-		}
+	if own := Archive(origin, suite); own != "" && !m.NoDefault {
+		bases = append(bases, own)
 	}
 	var out []string
 	for _, b := range bases {
@@ -78,13 +97,15 @@ func securityOf(base string) string {
 	return strings.TrimSuffix(base, date) + securitySuffix + date
 }
 
-// isSuiteName says whether a suite of apt's sources may be one of Debian's, so
-// that archives of single vendors are not asked for Debian.
-func isSuiteName(s string) bool {
-	base, _, _ := strings.Cut(s, "-")
+// isSecurity says whether a suite of apt's sources is one of security updates.
+func isSecurity(suite string) bool {
+	return strings.HasSuffix(suite, securitySuffix) || strings.HasSuffix(suite, "/updates")
+}
+
+// has says whether a suite of apt's sources may be one of the distribution's, so that
+// archives of single vendors are not asked for it.
+func (d distribution) has(suite string) bool {
+	base, _, _ := strings.Cut(suite, "-")
 	base, _, _ = strings.Cut(base, "/")
-	return slices.Contains([]string{
-		"oldoldstable", "oldstable", "stable", "testing", "unstable", "sid",
-		"buster", "bullseye", "bookworm", "trixie", "forky", "duke",
-	}, base)
+	return slices.Contains(d.suites, base)
 }

@@ -72,6 +72,9 @@ func TestBases(t *testing.T) {
 		"nothing":        {Mirrors{}, "trixie", []string{"http://ftp.debian.org/debian"}},
 		"given":          {Mirrors{Given: "http://x.example/debian/", Host: host}, "trixie", []string{"http://x.example/debian"}},
 		"given security": {Mirrors{Given: "http://x.example/debian", Host: host}, "trixie-security", []string{"http://x.example/debian-security", "http://x.example/debian"}},
+		"Ubuntu":         {Mirrors{Host: host, Origin: "Ubuntu"}, "noble-updates", []string{"http://ubuntu.example/ubuntu", "http://archive.ubuntu.com/ubuntu"}},
+		"its security":   {Mirrors{Host: host, Origin: "Ubuntu"}, "noble-security", []string{"http://ubuntu.example/ubuntu", "http://security.ubuntu.com/ubuntu"}},
+		"of a stranger":  {Mirrors{Host: host, Origin: "Other"}, "other", nil},
 		"no default":     {Mirrors{NoDefault: true}, "noble", nil},
 	} {
 		if diff := cmp.Diff(c.want, c.m.Bases(c.suite)); diff != "" {

@@ -37,8 +37,8 @@ go-commands:
 media: [netboot]
 `
 
-// writeBase writes a container image as docker save does: busybox and nothing else.
-func writeBase(t *testing.T, file string) {
+// writeBase writes a container image as docker save does, busybox and nothing else, and returns its ID.
+func writeBase(t *testing.T, file string) string {
 	t.Helper()
 	busybox, err := os.ReadFile(need.Program(t, "busybox", "busybox-static"))
 	if err != nil {
@@ -87,10 +87,16 @@ func writeBase(t *testing.T, file string) {
 	if err := tarball.WriteToFile(file, tag, img); err != nil {
 		t.Fatal(err)
 	}
+	id, err := img.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.String()
 }
 
 // lockForLab writes a lock of packages that the image of the tests has too, so that no archive is asked.
-func lockForLab(t *testing.T, definition, file string) {
+// base is the ID of the container image.
+func lockForLab(t *testing.T, definition, base, file string) {
 	t.Helper()
 	d, err := images.Load(definition)
 	if err != nil {
@@ -106,6 +112,7 @@ func lockForLab(t *testing.T, definition, file string) {
 	}
 	asked := d.Request()
 	lock.Name, lock.Request, lock.Asked = d.Name, d.RequestHash(), &asked
+	lock.Sources = []images.LockedSource{{Kind: images.SourceOCI, Ref: "./base.tar", Digest: base}}
 	needed := []string{"hostname", "libc6", "libgcc-s1", "gcc-14-base"}
 	lock.Packages = slices.DeleteFunc(lock.Packages, func(p images.LockedPackage) bool {
 		return p.Role == images.RoleUserland && !slices.Contains(needed, p.Name)
@@ -125,7 +132,7 @@ func TestVMSiteImage(t *testing.T) {
 		t.Skip("only in make test-vm: builds and boots the image of a site")
 	}
 	dir := t.TempDir()
-	writeBase(t, filepath.Join(dir, "base.tar"))
+	base := writeBase(t, filepath.Join(dir, "base.tar"))
 	for file, text := range map[string]string{
 		"lab.yaml": labDefinition, "tree/etc/lab.conf": "lab\n",
 		"hello/go.mod": "module hello\n\ngo 1.21\n", "hello/main.go": "package main\n\nfunc main() { print(\"hello\\n\") }\n",
@@ -139,7 +146,7 @@ func TestVMSiteImage(t *testing.T) {
 		}
 	}
 	image := filepath.Join(dir, "lab")
-	lockForLab(t, filepath.Join(dir, "lab.yaml"), filepath.Join(image, "lock.json"))
+	lockForLab(t, filepath.Join(dir, "lab.yaml"), base, filepath.Join(image, "lock.json"))
 	bin := need.File(t, os.Getenv("MUSTER_BIN"), "run the tests with make, which builds bin/muster")
 	for _, args := range [][]string{{"build", "lab.yaml", "--output", image}, {"verify", image}, {"build", "lab.yaml", "--output", image, "--locked", "--offline"}} {
 		cmd := exec.CommandContext(t.Context(), bin, args...)

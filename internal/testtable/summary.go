@@ -152,8 +152,9 @@ func skipReason(output []string) string {
 }
 
 // elsewhere is how the reason of a skip begins that is no lack: the test is
-// run by another make target, or by another test that starts it anew.
-var elsewhere = regexp.MustCompile(`^(only in make (test-net|test-vm|bench|bench-long|race|fuzz)\b|run by Test[A-Z])`)
+// run by another make target, or by another test that starts it anew, or it needs an archive that this
+// computer does not reach.
+var elsewhere = regexp.MustCompile(`^(only in make (test-net|test-vm|bench|bench-long|race|fuzz)\b|run by Test[A-Z]|not run: the archive cannot be reached)`)
 
 // counts are the figures of a row.
 type counts struct{ tests, passed, failed, skipped int }

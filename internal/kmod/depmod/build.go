@@ -1,6 +1,7 @@
 package depmod
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,16 +18,23 @@ type Input struct {
 	Order          []byte // modules.order: which module is preferred when several match
 	Builtin        []byte // modules.builtin
 	BuiltinModinfo []byte // modules.builtin.modinfo
+
+	// Partial leaves out modules that need one that is not there: distributions have some
+	// in a package whose dependencies are in another one.
+	Partial bool
 }
 
 // Set is all modules of one kernel.
 type Set struct {
 	Index *kmod.Index
-	infos map[string]Info
+	// Lacking are the modules that were left out, each with the module that it needs and
+	// that is not there.
+	Lacking map[string]string
+	infos   map[string]Info
 }
 
-// Build makes the index. A module that needs one that is not there, two modules of
-// one name and modules that need each other are errors.
+// Build makes the index. A module that needs one that is not there is an error, or left out
+// with [Input.Partial]; two modules of one name and modules that need each other are errors.
 func Build(in Input) (*Set, error) {
 	b := builder{infos: make(map[string]Info, len(in.Modules)), deps: make(map[string][]string), state: make(map[string]int)}
 	for _, m := range in.Modules {
@@ -39,8 +47,14 @@ func Build(in Input) (*Set, error) {
 		Builtin:        lines(in.Builtin),
 		BuiltinAliases: kmod.ParseBuiltinModinfo(in.BuiltinModinfo),
 	}
+	out := &Set{infos: b.infos, Lacking: make(map[string]string)}
 	for _, m := range inOrder(in.Modules, in.Order) {
-		if err := b.visit(m.Name, nil); err != nil {
+		err := b.visit(m.Name, nil)
+		if missing := (*missingError)(nil); in.Partial && errors.As(err, &missing) {
+			out.Lacking[m.Name] = missing.name
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("indexing modules: %w", err)
 		}
 		deps := slices.Clone(b.deps[m.Name])
@@ -53,7 +67,8 @@ func Build(in Input) (*Set, error) {
 			c.Softdeps = append(c.Softdeps, kmod.ParseSoftdep(m.Name, s))
 		}
 	}
-	return &Set{Index: kmod.New(c), infos: b.infos}, nil
+	out.Index = kmod.New(c)
+	return out, nil
 }
 
 // Info returns what the module of that name says of itself.
@@ -81,8 +96,18 @@ type builder struct {
 	state map[string]int // 0: not seen, 1: being visited, 2: done
 }
 
+// missingError is a module that another one needs and that is not there.
+type missingError struct {
+	path string // of the module that needs it
+	name string
+}
+
+func (e *missingError) Error() string {
+	return fmt.Sprintf("%s needs module %s, which is not there", e.path, e.name)
+}
+
 // visit fills deps of name. path holds the modules that led here.
-func (b *builder) visit(name string, path []string) error {
+func (b *builder) visit(name string, path []string) (err error) {
 	switch b.state[name] {
 	case 2:
 		return nil
@@ -90,6 +115,11 @@ func (b *builder) visit(name string, path []string) error {
 		return fmt.Errorf("modules need each other: %s", strings.Join(append(path, name), " → "))
 	}
 	b.state[name] = 1
+	defer func() {
+		if err != nil {
+			b.state[name] = 0
+		}
+	}()
 	path = append(path[:len(path):len(path)], name)
 	seen := make(map[string]bool)
 	var all []string
@@ -101,7 +131,7 @@ func (b *builder) visit(name string, path []string) error {
 	}
 	for _, d := range b.infos[name].Depends {
 		if _, ok := b.infos[d]; !ok {
-			return fmt.Errorf("%s needs module %s, which is not there", b.infos[name].Path, d)
+			return &missingError{path: b.infos[name].Path, name: d}
 		}
 		if err := b.visit(d, path); err != nil {
 			return err

@@ -208,6 +208,27 @@ softdep vfat post: nosuch
 	}
 }
 
+// Where modules may be left out, those go that lack another one, and those that need these.
+func TestBuildPartial(t *testing.T) {
+	t.Parallel()
+	set, err := depmod.Build(depmod.Input{Partial: true, Modules: []depmod.Info{
+		module("a.ko", "depends=b"), module("b.ko", "depends=c,gone"), module("c.ko"), module("d.ko", "depends=a,c"), module("e.ko", "depends=c"),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"a": "gone", "b": "gone", "d": "gone"}, set.Lacking); diff != "" {
+		t.Error(diff)
+	}
+	var names []string
+	for m := range set.Index.All() {
+		names = append(names, m.Name)
+	}
+	if diff := cmp.Diff([]string{"c", "e"}, names); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestBuildErrors(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
