@@ -37,8 +37,9 @@ go-commands:
 media: [netboot]
 `
 
-// writeBase writes a container image as docker save does, busybox and nothing else, and returns its ID.
-func writeBase(t *testing.T, file string) string {
+// writeBase writes a container image as docker save does, busybox and nothing else, and returns how a
+// lock has it as ./base.tar.
+func writeBase(t *testing.T, file string) images.LockedSource {
 	t.Helper()
 	busybox, err := os.ReadFile(need.Program(t, "busybox", "busybox-static"))
 	if err != nil {
@@ -91,12 +92,20 @@ func writeBase(t *testing.T, file string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return id.String()
+	text, err := img.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return images.LockedSource{
+		Kind: images.SourceOCI, Ref: "./base.tar", Digest: id.String(),
+		Config: &images.LockedBlob{Digest: id.String(), Size: int64(len(text))},
+		Layers: []images.LockedBlob{{Digest: config.RootFS.DiffIDs[0].String()}},
+	}
 }
 
-// lockForLab writes a lock of packages that the image of the tests has too, so that no archive is asked.
-// base is the ID of the container image.
-func lockForLab(t *testing.T, definition, base, file string) {
+// lockOf writes a lock with those packages of the image of the tests that are named, and what is needed
+// to boot, so that no archive is asked. base is the container image.
+func lockOf(t *testing.T, definition string, base images.LockedSource, file string, userland ...string) {
 	t.Helper()
 	d, err := images.Load(definition)
 	if err != nil {
@@ -112,10 +121,10 @@ func lockForLab(t *testing.T, definition, base, file string) {
 	}
 	asked := d.Request()
 	lock.Name, lock.Request, lock.Asked = d.Name, d.RequestHash(), &asked
-	lock.Sources = []images.LockedSource{{Kind: images.SourceOCI, Ref: "./base.tar", Digest: base}}
-	needed := []string{"hostname", "libc6", "libgcc-s1", "gcc-14-base"}
+	lock.Sources = []images.LockedSource{base}
 	lock.Packages = slices.DeleteFunc(lock.Packages, func(p images.LockedPackage) bool {
-		return p.Role == images.RoleUserland && !slices.Contains(needed, p.Name)
+		own := p.Role == images.RoleKernel && d.Kernel.Package == ""
+		return own || p.Role == images.RoleUserland && !slices.Contains(userland, p.Name)
 	})
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
@@ -146,7 +155,7 @@ func TestVMSiteImage(t *testing.T) {
 		}
 	}
 	image := filepath.Join(dir, "lab")
-	lockForLab(t, filepath.Join(dir, "lab.yaml"), base, filepath.Join(image, "lock.json"))
+	lockOf(t, filepath.Join(dir, "lab.yaml"), base, filepath.Join(image, "lock.json"), "hostname", "libc6", "libgcc-s1", "gcc-14-base")
 	bin := need.File(t, os.Getenv("MUSTER_BIN"), "run the tests with make, which builds bin/muster")
 	for _, args := range [][]string{{"build", "lab.yaml", "--output", image}, {"verify", image}, {"build", "lab.yaml", "--output", image, "--locked", "--offline"}} {
 		cmd := exec.CommandContext(t.Context(), bin, args...)
@@ -163,5 +172,62 @@ func TestVMSiteImage(t *testing.T) {
 	}
 	if !bytes.Contains([]byte(r.stderr), []byte("hello\n")) {
 		t.Errorf("the site's program says %q", r.stderr)
+	}
+}
+
+// TestVMOwnKernel boots an image whose kernel is a file beside the definition with a folder of modules, as
+// who compiles a kernel has them, with a parameter for one of these.
+func TestVMOwnKernel(t *testing.T) {
+	if os.Getenv("MUSTER_LONG") != "1" {
+		t.Skip("only in make test-vm: builds and boots an image with a kernel of its own")
+	}
+	shipped, dir := os.Getenv("MUSTER_IMAGE"), t.TempDir()
+	bin := need.File(t, os.Getenv("MUSTER_BIN"), "run the tests with make, which builds bin/muster")
+	release := readTestManifest(t, shipped).Kernel
+	modules := filepath.Join(dir, "modules/lib/modules", release)
+	run := func(name string, args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		}
+	}
+	if err := os.MkdirAll(modules, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run("tar", "-xf", filepath.Join(shipped, "modules.tar"), "-C", "modules")
+	run(need.Program(t, "unsquashfs", "squashfs-tools"), "-f", "-d", "userland", filepath.Join(shipped, "userland.sqfs"), "usr/lib/modules")
+	for _, text := range []string{"modules.builtin", "modules.builtin.modinfo"} {
+		run("cp", filepath.Join("userland/usr/lib/modules", release, text), modules)
+	}
+	run("cp", filepath.Join(shipped, "vmlinuz"), "bzImage")
+	definition := `name: compiled
+from: compute-vm
+kernel:
+  file: ./bzImage
+  modules: ./modules
+modules:
+  groups: [base, virtio, hypervisor]
+  options:
+    loop: max_loop=11
+packages: []
+userland:
+- oci: ./base.tar
+media: [netboot]
+`
+	if err := os.WriteFile(filepath.Join(dir, "compiled.yaml"), []byte(definition), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(dir, "compiled")
+	base := writeBase(t, filepath.Join(dir, "base.tar"))
+	lockOf(t, filepath.Join(dir, "compiled.yaml"), base, filepath.Join(image, "lock.json"))
+	run(bin, "build", "compiled.yaml", "--output", image)
+	run(bin, "verify", image)
+	c := startClusterOf(t, image, "--dhcp=full")
+	node := c.ready(c.boot(vm.Config{Name: "compiled", Firmware: vm.BIOS}, nil))
+	r := c.muster("", "run", "--on", node.Name, "--", "cat", "/sys/module/loop/parameters/max_loop", "/proc/sys/kernel/osrelease")
+	if r.stdout != "11\n"+release+"\n" || r.status != 0 {
+		t.Errorf("%+v, want max_loop 11 and kernel %s", r, release)
 	}
 }
