@@ -357,6 +357,20 @@ func TestSettings(t *testing.T) {
 	if _, err := c.Set(ctx, "root", "rejon", "auto"); api.CodeOf(err) != api.CodeNotFound || !strings.Contains(err.Error(), "rejoin") {
 		t.Errorf("a wrong key = %v, want the nearest", err)
 	}
+	for _, key := range []string{settingRootJobs, settingContainers} {
+		if c.allows(key) {
+			t.Errorf("%s is on from the start", key)
+		}
+		if _, err := c.Set(ctx, "root", key, "on"); err != nil || !c.allows(key) {
+			t.Errorf("%s is not on after it was set: %v", key, err)
+		}
+		if _, err := c.Set(ctx, "root", key, ""); err != nil || c.allows(key) {
+			t.Errorf("%s is on after it was set back: %v", key, err)
+		}
+	}
+	if _, err := c.Set(ctx, "root", "root_jobs", "on"); api.CodeOf(err) != api.CodeNotFound || !strings.Contains(err.Error(), "root-jobs") {
+		t.Errorf("a wrong key = %v, want the nearest", err)
+	}
 	a := w.agent(mac1)
 	w.join(a)
 	w.approve(a, "")
@@ -368,7 +382,9 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `settings:
+  containers: "off"
   rejoin: approve
+  root-jobs: "off"
 machines:
 - name: n1
   mac: 52:54:00:00:00:01
@@ -393,7 +409,7 @@ machines:
 		t.Errorf("export after import differs (-want +got):\n%s", diff)
 	}
 	for name, doc := range map[string]string{
-		"unknown key": "setings:\n  rejoin: auto\n", "unknown setting": "settings:\n  colour: red\n",
+		"unknown key": "setings:\n  rejoin: auto\n", "unknown setting": "settings:\n  colour: red\n", "wrong value": "settings:\n  root-jobs: maybe\n",
 		"bad machine": "machines:\n- mac: hello\n", "no YAML": "{{{", "a list": "- a\n",
 	} {
 		if err := c2.Import(ctx, "root", []byte(doc)); err == nil {

@@ -22,12 +22,33 @@ import (
 func knownSettings() []api.Setting {
 	return []api.Setting{
 		{
+			Key: settingContainers, Default: settingOff, Choices: []string{settingOff, settingOn},
+			Doc: "whether jobs may ask for user namespaces, mounts inside them and FUSE (muster run --allow containers), as Apptainer " +
+				"and bubblewrap need them: more of the kernel is within their reach, and such tasks cannot move",
+		},
+		{
 			Key: "rejoin", Default: "auto", Choices: []string{"auto", "address", "approve"},
 			Doc: "how a machine known by its address alone is let in again: address (at once, when the one before is silent), " +
 				"approve (by a person), auto (address where muster gives out the addresses, else approve)",
 		},
+		{
+			Key: settingRootJobs, Default: settingOff, Choices: []string{settingOff, settingOn},
+			Doc: "whether root may run jobs: on a share that does not squash root they can read and change every file",
+		},
 	}
 }
+
+// Settings that allow jobs something, and their values.
+const (
+	settingRootJobs   = "root-jobs"
+	settingContainers = "containers"
+
+	settingOff = "off"
+	settingOn  = "on"
+)
+
+// allows tells whether a setting of the values on and off is on.
+func (c *Settings) allows(key string) bool { return c.value(key) == settingOn }
 
 // Settings are the cluster's settings.
 type Settings struct {

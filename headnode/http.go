@@ -60,6 +60,7 @@ type httpServer struct {
 	api      huma.API
 	users    http.Handler
 	boot     http.Handler
+	streamed []string // patterns of what is no plain request and answer
 
 	mu      sync.Mutex
 	streams map[net.Conn]struct{} // hijacked connections

@@ -11,7 +11,7 @@ import (
 	"muster/api"
 )
 
-// serveEvents sends what changes as server-sent events. Query: since=REVISION
+// serveEvents sends what changes as server-sent events, of jobs those that the caller may see. Query: since=REVISION
 // of a listing, or header Last-Event-ID; without, from now on.
 func (s *httpServer) serveEvents(w http.ResponseWriter, r *http.Request) error {
 	after := s.cfg.Events.Revision()
@@ -26,7 +26,7 @@ func (s *httpServer) serveEvents(w http.ResponseWriter, r *http.Request) error {
 		}
 		after = n
 	}
-	ctl := http.NewResponseController(w)
+	ctl, who := http.NewResponseController(w), callerOf(r.Context())
 	begun := false
 	for {
 		ctx, cancel := context.WithTimeout(r.Context(), 15*time.Second)
@@ -55,7 +55,12 @@ func (s *httpServer) serveEvents(w http.ResponseWriter, r *http.Request) error {
 		for _, e := range events {
 			after = e.Revision
 			if e.Job != nil {
-				e.Job.Spec.Env = nil
+				if !who.sees(e.Job.Owner) {
+					continue
+				}
+				own := *e.Job // others are told of it too
+				own.Spec.Env = nil
+				e.Job = &own
 			}
 			fmt.Fprintf(w, "id: %d\nevent: %s\ndata: %s\n\n", e.Revision, e.Kind, mustJSON(e))
 		}

@@ -31,7 +31,7 @@ func (s *httpServer) routeJobs() {
 			j, err := js.Submit(ctx, c.owner, in.Body)
 			return j, s.noNode(in.Body.On, err)
 		})
-	route(s, "GET", "/v1/jobs", "list-jobs", "List jobs, newest first",
+	route(s, "GET", "/v1/jobs", "list-jobs", "List jobs, newest first: to users their own, to administrators all",
 		func(ctx context.Context, in *struct {
 			State string `query:"state" doc:"comma-separated states; active for queued and running"`
 			User  string `query:"user"`
@@ -46,19 +46,22 @@ func (s *httpServer) routeJobs() {
 				return api.List[api.Job]{}, err
 			}
 			l := api.List[api.Job]{Revision: s.cfg.Events.Revision()}
-			l.Items, l.Next, err = js.List(ctx, jobFilter{states, in.User, in.Node, in.Name}, in.Page, in.Limit)
+			l.Items, l.Next, err = js.List(ctx, jobFilter{states, in.User, in.Node, in.Name, callerOf(ctx).sees}, in.Page, in.Limit)
 			if l.Items == nil {
 				l.Items = []api.Job{}
 			}
 			return l, err
 		})
-	route(s, "GET", "/v1/jobs/{id}", "get-job", "Show a job and its tasks; the environment only to its owner",
+	route(s, "GET", "/v1/jobs/{id}", "get-job", "Show a job and its tasks",
 		func(ctx context.Context, in *jobPath) (api.Job, error) {
 			v, err := js.Get(ctx, in.ID)
-			if err == nil && mustOwn(ctx, v.Owner, v.ID, "see") != nil {
-				v.Spec.Env = nil
+			if err != nil {
+				return v, err
 			}
-			return v, err
+			if err := mustOwn(ctx, v.Owner, v.ID, "see"); err != nil {
+				return api.Job{}, err
+			}
+			return v, nil
 		})
 	route(s, "POST", "/v1/jobs/{id}/cancel", "cancel-job", "End a job: TERM, and KILL five seconds later",
 		func(ctx context.Context, in *jobPath) (api.Job, error) {

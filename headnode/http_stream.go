@@ -43,6 +43,7 @@ func parseOffsets(s string, cursors []cursor) error {
 // routeStreams adds what is no plain request and answer.
 func (s *httpServer) routeStreams(mux *http.ServeMux) {
 	handle := func(pattern string, f func(http.ResponseWriter, *http.Request) error) {
+		s.streamed = append(s.streamed, pattern)
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := f(w, r); err != nil {
 				writeError(w, err)

@@ -16,10 +16,11 @@ type jobFilter struct {
 	User   string
 	Node   string
 	Name   string
+	Sees   func(api.Owner) bool // whose jobs; nil: everybody's
 }
 
 func (f jobFilter) match(v *api.Job) bool {
-	return (len(f.States) == 0 || slices.Contains(f.States, v.State)) &&
+	return (f.Sees == nil || f.Sees(v.Owner)) && (len(f.States) == 0 || slices.Contains(f.States, v.State)) &&
 		(f.User == "" || f.User == v.Owner.User) && (f.Name == "" || f.Name == v.Name) &&
 		(f.Node == "" || slices.ContainsFunc(v.Tasks, func(t api.Task) bool { return t.Node == f.Node }))
 }

@@ -64,8 +64,6 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, invalid("leave out one of them", "output goes to a terminal or to a file, not to both")
 	case len(s.Limits) > maxLimits:
 		return s, nil, invalid("", "%d resource limits; Linux has %d", len(s.Limits), maxLimits)
-	case s.Containers:
-		return s, nil, &api.Error{Code: api.CodeForbidden, Msg: "this cluster does not allow tasks to make namespaces and mounts of their own", Hint: "leave containers out"}
 	case len(s.Fetch) > 0:
 		return s, nil, invalid("write them into a share", "files are not fetched from tasks")
 	case s.Stdin && s.Detached:
@@ -248,6 +246,9 @@ func isSHA256(s string) bool {
 func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (api.Job, error) {
 	spec, on, err := checkSpec(spec)
 	if err != nil {
+		return api.Job{}, err
+	}
+	if err := checkAllowed(owner, spec, js.cfg.Allows); err != nil {
 		return api.Job{}, err
 	}
 	var shares []string

@@ -31,6 +31,10 @@ type jobsConfig struct {
 	// Shares lists the paths of the cluster's shares. nil: there are none.
 	Shares func() []string
 
+	// Allows tells whether a setting of the cluster that allows jobs something is on. nil:
+	// none is.
+	Allows func(setting string) bool
+
 	MinFree      int64         // bytes of disk that output leaves free; 0: 64 MiB
 	KeepBytes    int64         // output of ended jobs that is kept; 0: 8 GiB
 	KeepJobs     int           // ended jobs whose output is kept; 0: 10,000

@@ -321,7 +321,6 @@ func TestSpecThatCannotBe(t *testing.T) {
 		spec api.JobSpec
 		want string
 	}{
-		"containers":         {api.JobSpec{Argv: []string{"a"}, Containers: true}, "does not allow"},
 		"fetch":              {api.JobSpec{Argv: []string{"a"}, Fetch: []string{"out"}}, "are not fetched"},
 		"terminals":          {api.JobSpec{Argv: []string{"a"}, Tasks: 2, Terminal: &api.Window{}}, "2 tasks with one terminal"},
 		"terminal and file":  {api.JobSpec{Argv: []string{"a"}, Terminal: &api.Window{}, Output: "/home/x"}, "not to both"},

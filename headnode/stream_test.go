@@ -31,7 +31,7 @@ func FuzzRunStream(f *testing.F) {
 	go func() { done <- js.Run(ctx) }()
 	f.Cleanup(func() { cancel(); <-done })
 	r.fleet.attach(js)
-	j, err := js.Submit(ctx, api.Owner{User: "x"}, api.JobSpec{Argv: []string{"stubborn"}, Stdin: true})
+	j, err := js.Submit(ctx, api.Owner{User: "x", UID: 1000}, api.JobSpec{Argv: []string{"stubborn"}, Stdin: true})
 	if err != nil {
 		f.Fatal(err)
 	}

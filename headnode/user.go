@@ -55,14 +55,21 @@ func mustAdmin(ctx context.Context, what string) error {
 	}
 }
 
+// sees tells whether the caller may see and control the jobs of owner: those of one's own, to
+// administrators those of all.
+func (c caller) sees(owner api.Owner) bool {
+	return c.admin || c.noAccount == "" && c.owner.User != "" && c.owner.UID == owner.UID
+}
+
 // mustOwn fails for everybody who is neither an administrator nor the owner.
 func mustOwn(ctx context.Context, owner api.Owner, id uint64, what string) error {
 	c := callerOf(ctx)
-	if c.admin || c.noAccount == "" && c.owner.UID == owner.UID {
+	if c.sees(owner) {
 		return nil
 	}
 	return &api.Error{
 		Code: api.CodeForbidden, Msg: fmt.Sprintf("job %d belongs to %s: user %s may not %s it", id, owner.User, c.owner.User, what),
+		Hint: "muster job list shows the jobs of your own; administrators see all",
 	}
 }
 

@@ -141,6 +141,10 @@ func (c *cluster) startHead(args ...string) {
 		c.t.Fatalf("a head serves, but not this one, which has ended: %v", err)
 	default:
 	}
+	// The tests run as root, and so do their jobs.
+	if _, err := c.client.SetSetting(c.t.Context(), "root-jobs", "on"); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // stopHead ends the head with a signal and waits for it.

@@ -44,6 +44,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("waiting for the head: %w", err)
 	}
+	if _, err := c.SetSetting(ctx, "root-jobs", "on"); err != nil {
+		return fmt.Errorf("allowing jobs of root, as whom this runs: %w", err)
+	}
 	return work(ctx, c)
 }
 
