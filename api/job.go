@@ -101,6 +101,7 @@ type Job struct {
 	Started   time.Time `json:"started,omitzero"`
 	Ended     time.Time `json:"ended,omitzero"`
 	ExitCode  int       `json:"exit_code" doc:"highest of its tasks; 128 + signal for a signal"`
+	Fixed     string    `json:"fixed,omitempty" doc:"why its tasks cannot move to another node"`
 }
 
 // Task is one process tree of a job on one node.

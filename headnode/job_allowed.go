@@ -28,3 +28,11 @@ func notAllowed(setting, without, format string, args ...any) error {
 		Hint: fmt.Sprintf("%s, or let an administrator allow it: muster config set %s on", without, setting),
 	}
 }
+
+// fixed says why the tasks of a job cannot move, "" when they can.
+func fixed(s api.JobSpec) string {
+	if s.Containers {
+		return "it may make namespaces and mounts of its own (--allow containers), which no checkpoint holds"
+	}
+	return ""
+}

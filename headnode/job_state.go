@@ -309,7 +309,7 @@ func (j *job) view(written func(index int) int64, nodeTrouble func(node string) 
 	v := api.Job{
 		ID: j.id, Name: j.spec.Name, Owner: j.owner, State: j.state, Reason: j.reason, Spec: j.spec,
 		Submitted: j.submitted, Started: j.started, Ended: j.ended, ExitCode: j.exit,
-		Tasks: make([]api.Task, len(j.tasks)),
+		Tasks: make([]api.Task, len(j.tasks)), Fixed: fixed(j.spec),
 	}
 	trouble := ""
 	for i := range j.tasks {

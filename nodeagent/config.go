@@ -61,6 +61,9 @@ type Config struct {
 	Shim []string
 	// MaxTasks bounds the tasks that are held at a time. 0: 1024.
 	MaxTasks int
+	// Containers makes the machine ready for a task that makes namespaces and mounts of its
+	// own. Nil: it is.
+	Containers func()
 
 	// Facts describes the machine for a join request: BootID, IP, Hardware,
 	// Software, Uptime. The agent fills in the rest. Called from one
@@ -211,6 +214,7 @@ func (c Config) taskConfig(up task.Uplink) task.Config {
 		Shim:       c.Shim,
 		Max:        c.MaxTasks,
 		Uplink:     up,
+		Containers: c.Containers,
 		Log:        c.Log,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"os/exec"
 	"os/signal"
 	"strings"
@@ -86,6 +87,7 @@ func agentMain(args []string, stderr io.Writer) error {
 		if cfg.Shares, err = nodeShares(*runDir, cfg.Userland, log); err != nil {
 			return err
 		}
+		cfg.Containers = shareFuse
 		if cfg.Services, err = imageServices(*runDir, *cgroups, log); err != nil {
 			return err
 		}
@@ -176,6 +178,13 @@ func nodeShares(runDir string, u *userland.Holder, log *slog.Logger) (*mount.Mou
 			return nil
 		},
 	})
+}
+
+// shareFuse lets every user open /dev/fuse, as udev does elsewhere: only tasks to which containers are
+// allowed have it in their /dev.
+func shareFuse() {
+	_ = exec.Command("/sbin/modprobe", "-q", "fuse").Run() // it may be built in, or nowhere: then a task finds none
+	_ = os.Chmod("/dev/fuse", 0o666)
 }
 
 // imageServices are the services of the image that the machine was booted from; nil: it has

@@ -162,6 +162,7 @@ func writeJob(w io.Writer, j api.Job) error {
 		{"reason", j.Reason},
 		{"user", fmt.Sprintf("%s (uid %d)", j.Owner.User, j.Owner.UID)},
 		{"command", strings.Join(j.Spec.Argv, " ")},
+		{"cannot move", j.Fixed},
 		{"submitted", j.Submitted.Local().Format(time.DateTime)},
 		{"started", timeText(j.Started)},
 		{"ended", timeText(j.Ended)},

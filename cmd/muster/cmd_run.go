@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,6 +27,9 @@ import (
 // exitMuster is the status of `muster run` when muster itself failed, as ssh
 // has it.
 const exitMuster = 255
+
+// allowContainers is what --allow may say.
+const allowContainers = "containers"
 
 // runFlags are the flags of `muster run`.
 type runFlags struct {
@@ -44,6 +48,7 @@ type runFlags struct {
 	errors string
 	stdin  string
 	alone  bool
+	allow  []string
 }
 
 func newRunCommand(at *headFlag) *cobra.Command {
@@ -94,11 +99,13 @@ logs.`,
 	flags.StringVarP(&f.errors, "error", "e", "", "`file` on a share for errors alone")
 	flags.StringVar(&f.stdin, "stdin", "all", "who reads the input: all, first or none")
 	flags.BoolVar(&f.alone, "private", false, "work in an empty private folder, not in this one")
+	flags.StringSliceVar(&f.allow, "allow", nil, "`containers`: let the command make user namespaces, mounts in them and FUSE file systems, as Apptainer and bubblewrap do; the cluster has to allow it, and such a task cannot move")
 	flags.StringVar(&f.time, "time", "", "")
 	flags.Lookup("time").Hidden = true
 	c.Annotations = map[string]string{"status": `Exit status: the command's (128 + signal, 126 and 127 as a shell says them; the
 highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
 	_ = c.RegisterFlagCompletionFunc("on", at.completeNodes)
+	_ = c.RegisterFlagCompletionFunc("allow", words(allowContainers))
 	for _, name := range []string{"tasks", "cores", "mem", "name"} {
 		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
@@ -210,6 +217,11 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 	case f.cores < 1:
 		return api.JobSpec{}, usagef("-c %d: a task has at least one core", f.cores)
 	}
+	for _, what := range f.allow {
+		if what != allowContainers {
+			return api.JobSpec{}, usagef("--allow %s: what can be allowed is %s", what, allowContainers)
+		}
+	}
 	mem, err := parseMemory(f.mem)
 	if err != nil {
 		return api.JobSpec{}, err
@@ -223,7 +235,7 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 		Argv: args, Name: f.name, Tasks: f.tasks, Spread: f.spread, On: f.on, Cores: f.cores, MemMiB: mem,
 		Detached: f.detach, Stdin: !f.detach && f.stdin != "none", StdinFirst: f.stdin == "first",
 		Label: f.prefix, Env: passedEnvironment(os.Environ()), RequestID: rand.Text(),
-		Private: f.alone || len(f.send) > 0, Limits: ownLimits(),
+		Private: f.alone || len(f.send) > 0, Limits: ownLimits(), Containers: slices.Contains(f.allow, allowContainers),
 	}
 	umask := ownUmask()
 	spec.Umask = &umask

@@ -33,6 +33,8 @@ func TestRunSpec(t *testing.T) {
 		"private -o":    {with(func(f *runFlags) { f.alone, f.output = true, "out" }), []string{"sh"}, "name a file on a share"},
 		"memory":        {with(func(f *runFlags) { f.mem = "512" }), []string{"true"}, "512M or 2G"},
 		"host list":     {with(func(f *runFlags) { f.on = "n[1-" }), []string{"true"}, "--on"},
+		"allowed":       {with(func(f *runFlags) { f.allow = []string{"containers"} }), []string{"true"}, ""},
+		"not allowed":   {with(func(f *runFlags) { f.allow = []string{"root"} }), []string{"true"}, "--allow root: what can be allowed is containers"},
 		"absolute file": {with(func(f *runFlags) { f.send = []string{"/bin/sh"} }), []string{"true"}, "below the working directory"},
 		"file above":    {with(func(f *runFlags) { f.send = []string{"../x"} }), []string{"true"}, "below the working directory"},
 		"file below":    {with(func(f *runFlags) { f.send = []string{"./a/../b"} }), []string{"true"}, ""},

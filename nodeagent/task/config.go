@@ -24,6 +24,10 @@ type Config struct {
 	// View returns what a task that starts now sees, or why none can start yet. Nil: the
 	// node's root and nothing else.
 	View func() (View, error)
+
+	// Containers makes the node ready for a task that makes namespaces and mounts of its own,
+	// before it starts. Nil: the node is.
+	Containers func()
 }
 
 // Uplink is the way to the head. Its methods may be called from any goroutine,

@@ -187,6 +187,9 @@ func (m *Manager) create(t api.TaskStart) (*remote, error) {
 	if err := checkPlaces(t, view); err != nil {
 		return nil, err
 	}
+	if t.Containers && m.cfg.Containers != nil {
+		m.cfg.Containers()
+	}
 	group, err := m.cgroups.make(t)
 	if err != nil {
 		return nil, err
