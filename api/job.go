@@ -37,7 +37,7 @@ type JobSpec struct {
 	Name     string     `json:"name,omitempty"`
 	Tasks    int        `json:"tasks" doc:"how many, at least 1"`
 	Spread   bool       `json:"spread,omitempty" doc:"no two tasks on one node"`
-	On       string     `json:"on,omitempty" doc:"host list of nodes it may run on; empty: any"`
+	On       string     `json:"on,omitempty" doc:"host list of nodes it may run on, also with labels as label:gpu; empty: any"`
 	Cores    int        `json:"cores" doc:"cores of each task; 0 means 1"`
 	MemMiB   int64      `json:"mem_mib,omitempty" doc:"memory of each task; 0: not known"`
 	Files    []SentFile `json:"files,omitempty"`

@@ -109,6 +109,7 @@ type Node struct {
 	BootID      string     `json:"boot_id,omitempty" doc:"of the running kernel"`
 	Speed       float64    `json:"speed,omitempty" doc:"measured speed of one core, 1.0 is the reference"`
 	Weight      int        `json:"weight" doc:"0 to 200 percent, set by the administrator"`
+	Labels      []string   `json:"labels,omitempty" doc:"that the administrator gave it"`
 	Hardware    Hardware   `json:"hardware"`
 	Software    Software   `json:"software"`
 	Image       NodeImage  `json:"image"`

@@ -377,6 +377,9 @@ func TestSettings(t *testing.T) {
 	if _, err := w.nodes.Declare(ctx, "root", api.DeclareRequest{MAC: mac2, Name: "n7", IP: "10.0.0.7"}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := w.nodes.Label(ctx, "root", api.LabelRequest{Nodes: []string{"n7"}, Add: []string{"gpu"}}); err != nil {
+		t.Fatal(err)
+	}
 	doc, err := c.Export()
 	if err != nil {
 		t.Fatal(err)
@@ -391,6 +394,8 @@ machines:
 - name: n7
   mac: 52:54:00:00:00:02
   ip: 10.0.0.7
+  labels:
+  - gpu
 `
 	if diff := cmp.Diff(want, string(doc)); diff != "" {
 		t.Errorf("export differs (-want +got):\n%s", diff)
@@ -410,7 +415,7 @@ machines:
 	}
 	for name, doc := range map[string]string{
 		"unknown key": "setings:\n  rejoin: auto\n", "unknown setting": "settings:\n  colour: red\n", "wrong value": "settings:\n  root-jobs: maybe\n",
-		"bad machine": "machines:\n- mac: hello\n", "no YAML": "{{{", "a list": "- a\n",
+		"bad machine": "machines:\n- mac: hello\n", "bad label": "machines:\n- mac: 52:54:00:00:00:09\n  labels: [\"*\"]\n", "no YAML": "{{{", "a list": "- a\n",
 	} {
 		if err := c2.Import(ctx, "root", []byte(doc)); err == nil {
 			t.Errorf("%s: the document was taken", name)

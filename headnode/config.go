@@ -193,7 +193,8 @@ type configMachine struct {
 	UUID string `yaml:"uuid,omitempty"`
 	IP   string `yaml:"ip,omitempty"`
 	// Image is the image of its own, by name or ID.
-	Image string `yaml:"image,omitempty"`
+	Image  string   `yaml:"image,omitempty"`
+	Labels []string `yaml:"labels,omitempty"`
 }
 
 func (m configMachine) request() api.DeclareRequest {
@@ -226,6 +227,11 @@ func (c *Settings) Import(ctx context.Context, actor string, doc []byte) error {
 		if _, err := declaredRecord(m.request()); err != nil {
 			return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("machine %d of the configuration: %s", i+1, api.AsError(err).Msg)}
 		}
+		for _, l := range m.Labels {
+			if err := api.CheckLabel(l); err != nil {
+				return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("machine %d of the configuration: %v", i+1, err)}
+			}
+		}
 		if err := c.nodes.checkImage(m.Image); err != nil {
 			return &api.Error{
 				Code: api.CodeInvalid, Msg: fmt.Sprintf("machine %d of the configuration: %s", i+1, api.AsError(err).Msg),
@@ -243,6 +249,9 @@ func (c *Settings) Import(ctx context.Context, actor string, doc []byte) error {
 		v, err := c.nodes.Declare(ctx, actor, m.request())
 		if err == nil && m.Image != "" {
 			_, err = c.nodes.AssignImage(ctx, actor, api.AssignImageRequest{Nodes: []string{v.ID}, Image: m.Image})
+		}
+		if err == nil && len(m.Labels) > 0 {
+			_, err = c.nodes.Label(ctx, actor, api.LabelRequest{Nodes: []string{v.ID}, Add: m.Labels})
 		}
 		if err != nil {
 			return fmt.Errorf("declaring machine %s%s of the configuration: %w", m.MAC, m.UUID, err)
@@ -268,7 +277,7 @@ func (n *Nodes) exported() []configMachine {
 	var list []configMachine
 	for _, m := range n.machines {
 		if m.isNode() || m.State == api.NodeDeclared {
-			list = append(list, configMachine{Name: m.Name, MAC: m.mac(), UUID: m.Hardware.UUID, IP: m.FixedIP, Image: m.Image})
+			list = append(list, configMachine{Name: m.Name, MAC: m.mac(), UUID: m.Hardware.UUID, IP: m.FixedIP, Image: m.Image, Labels: m.Labels})
 		}
 	}
 	sort.Slice(list, func(i, j int) bool {

@@ -21,7 +21,7 @@ func (s *httpServer) routeNodes() {
 	n := s.cfg.Nodes
 	route(s, "GET", "/v1/nodes", "list-nodes", "List machines and nodes",
 		func(ctx context.Context, in *struct {
-			On string `query:"on" doc:"host list; absent: all"`
+			On string `query:"on" doc:"host list, also with labels as label:gpu; absent: all"`
 		},
 		) (api.List[api.Node], error) {
 			rev := s.cfg.Events.Revision()
@@ -49,6 +49,11 @@ func (s *httpServer) routeNodes() {
 	admin(s, "POST", "/v1/nodes/image", "assign-image", "choose what nodes boot",
 		func(ctx context.Context, who string, in *struct{ Body api.AssignImageRequest }) (api.List[api.Node], error) {
 			items, err := n.AssignImage(ctx, who, in.Body)
+			return listOf(items, s.cfg.Events.Revision()), err
+		})
+	admin(s, "POST", "/v1/nodes/labels", "label-nodes", "change the labels of nodes",
+		func(ctx context.Context, who string, in *struct{ Body api.LabelRequest }) (api.List[api.Node], error) {
+			items, err := n.Label(ctx, who, in.Body)
 			return listOf(items, s.cfg.Events.Revision()), err
 		})
 	admin(s, "POST", "/v1/nodes", "declare-node", "declare nodes",

@@ -81,7 +81,7 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 	}
 	on, err := parseOn(s.On)
 	if err != nil {
-		return s, nil, invalid("write nodes as n1,n4 or n[1-10]", "%v", err)
+		return s, nil, invalid("write nodes as n1,n4, n[1-10] or label:gpu", "%v", err)
 	}
 	if s.Name == "" {
 		s.Name = path.Base(api.DecodeText(s.Argv[0]))
@@ -90,12 +90,12 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 	return s, on, nil
 }
 
-// parseOn reads the host list of a job; none stands for every node.
+// parseOn reads the node list of a job; none stands for every node.
 func parseOn(list string) ([]string, error) {
 	if list == "" {
 		return nil, nil
 	}
-	return api.ParseHostList(list)
+	return api.ParseNodeList(list)
 }
 
 func checkStrings(s api.JobSpec) error {
@@ -323,9 +323,14 @@ func checkNodes(nodes []scheduler.Node, on []string, spec api.JobSpec) error {
 		known[n.Name] = true
 		names = append(names, n.Name)
 	}
-	var missing []string
+	var missing, labels []string
+	for _, n := range nodes {
+		labels = append(labels, n.Labels...)
+	}
 	for _, n := range on {
-		if !known[n] {
+		if label, ok := api.CutLabel(n); ok && !slices.Contains(labels, label) {
+			return noLabel(label, labels)
+		} else if !ok && !known[n] {
 			missing = append(missing, n)
 		}
 	}
@@ -338,7 +343,7 @@ func checkNodes(nodes []scheduler.Node, on []string, spec api.JobSpec) error {
 	}
 	idx := make([]int, spec.Tasks)
 	why := scheduler.Unsatisfiable(nodes, scheduler.Request{
-		Tasks: idx, Cores: spec.Cores, MemMiB: spec.MemMiB, Spread: spec.Spread, On: on,
+		Tasks: idx, Cores: spec.Cores, MemMiB: spec.MemMiB, Spread: spec.Spread, On: onNodes(on, nodes),
 	})
 	if why != "" {
 		return &api.Error{Code: api.CodeUnsatisfiable, Msg: why, Hint: "ask for less, or add nodes: muster node list"}

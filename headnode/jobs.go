@@ -360,7 +360,7 @@ func (js *jobs) rollBack(j *job) {
 
 // placeQueued places what fits now. js.mu is held; nodes may be a moment old.
 func (js *jobs) placeQueued(nodes []scheduler.Node) {
-	queue := js.requestsOf()
+	queue := js.requestsOf(nodes)
 	if len(queue) == 0 {
 		return
 	}
@@ -388,10 +388,10 @@ func (js *jobs) placeQueued(nodes []scheduler.Node) {
 // queueDepth is how many jobs of the queue are looked at in one go.
 const queueDepth = 2000
 
-func (js *jobs) requestsOf() []scheduler.Request {
+func (js *jobs) requestsOf(nodes []scheduler.Node) []scheduler.Request {
 	var queue []scheduler.Request
 	for _, j := range js.waiting[:min(len(js.waiting), queueDepth)] {
-		r := scheduler.Request{Job: j.id, Cores: j.spec.Cores, MemMiB: j.spec.MemMiB, Spread: j.spec.Spread, On: j.on, Shares: js.sharesOf(j)}
+		r := scheduler.Request{Job: j.id, Cores: j.spec.Cores, MemMiB: j.spec.MemMiB, Spread: j.spec.Spread, On: onNodes(j.on, nodes), Shares: js.sharesOf(j)}
 		for i := range j.tasks {
 			switch t := &j.tasks[i]; {
 			case t.phase == phaseQueued:

@@ -102,19 +102,37 @@ func (n *Nodes) Expand(list string) ([]api.Node, error) {
 			}
 		}
 		if len(rest) > 0 || len(refs) == 0 {
-			names, err := api.ParseHostList(strings.Join(rest, ","))
+			items, err := api.ParseNodeList(strings.Join(rest, ","))
 			if err != nil {
-				return nil, &api.Error{Code: api.CodeInvalid, Msg: err.Error(), Hint: "write names as n1,n3 or n[1-10,14]"}
+				return nil, &api.Error{Code: api.CodeInvalid, Msg: err.Error(), Hint: "write nodes as n1,n3, n[1-10,14] or label:gpu"}
 			}
-			refs = append(refs, names...)
+			for _, item := range items {
+				label, ok := api.CutLabel(item)
+				if !ok {
+					refs = append(refs, item)
+					continue
+				}
+				with := n.labeled(label)
+				if len(with) == 0 {
+					return nil, noLabel(label, n.labels())
+				}
+				for _, m := range with {
+					refs = append(refs, m.Name)
+				}
+			}
 		}
 	}
 	nodes := make([]api.Node, 0, len(refs))
+	seen := map[*machine]bool{}
 	for _, ref := range refs {
 		m, err := n.find(ref)
 		if err != nil {
 			return nil, err
 		}
+		if seen[m] {
+			continue
+		}
+		seen[m] = true
 		if !m.isNode() {
 			v := n.view(m)
 			code := api.CodeConflict

@@ -124,6 +124,7 @@ func (n *Nodes) planApproval(req api.ApproveRequest) ([]approval, error) {
 		claimed[a.into] = true
 		a.rec.Admin = cmp.Or(a.into.Admin, api.AdminReady)
 		a.rec.Weight, a.rec.Name, a.rec.FixedIP, a.rec.Image = a.into.Weight, a.into.Name, a.into.FixedIP, a.into.Image
+		a.rec.Labels = a.into.Labels
 		if a.rec.Name == "" {
 			fresh++
 		}

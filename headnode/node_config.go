@@ -106,7 +106,7 @@ func (n *Nodes) shareNodesLocked() []shareNode {
 	var list []shareNode
 	for _, m := range n.machines {
 		if m.isNode() {
-			list = append(list, shareNode{name: m.Name, ip: m.ip, up: m.joined && m.link == api.LinkUp || m.link == api.LinkBooting && m.joined, mounts: m.mounts})
+			list = append(list, shareNode{name: m.Name, ip: m.ip, labels: m.Labels, up: m.joined && m.link == api.LinkUp || m.link == api.LinkBooting && m.joined, mounts: m.mounts})
 		}
 	}
 	slices.SortFunc(list, func(a, b shareNode) int { return api.CompareNames(a.name, b.name) })

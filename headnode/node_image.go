@@ -119,10 +119,21 @@ func (n *Nodes) AssignImage(ctx context.Context, actor string, req api.AssignIma
 
 // assign gives machines an image of their own, all or none.
 func (n *Nodes) assign(ctx context.Context, actor string, refs []string, image images.Manifest, kept string) ([]api.Node, error) {
+	nodes, err := n.recordAll(ctx, actor, func() ([]*machine, error) { return n.imageTargets(refs, image) },
+		func(rec *machineRecord) { rec.Image = kept })
+	for _, v := range nodes {
+		n.cfg.Log.Info("image of a node changed", "node", v.Name, "mac", v.MAC, "image", cmp.Or(kept, "default"), "actor", actor)
+	}
+	return nodes, err
+}
+
+// recordAll changes the records of machines, all or none, and returns them. find chooses them
+// and may refuse; n.mu is held while it runs.
+func (n *Nodes) recordAll(ctx context.Context, actor string, find func() ([]*machine, error), edit func(*machineRecord)) ([]api.Node, error) {
 	n.changes.Lock()
 	defer n.changes.Unlock()
 	n.mu.Lock()
-	targets, err := n.imageTargets(refs, image)
+	targets, err := find()
 	if err != nil {
 		n.mu.Unlock()
 		return nil, err
@@ -131,7 +142,7 @@ func (n *Nodes) assign(ctx context.Context, actor string, refs []string, image i
 	ops := make([]store.Op, len(targets))
 	for i, m := range targets {
 		recs[i] = m.machineRecord
-		recs[i].Image = kept
+		edit(&recs[i])
 		if ops[i], err = machineOp(m.id, recs[i], m.rev); err != nil {
 			n.mu.Unlock()
 			return nil, err
@@ -151,7 +162,6 @@ func (n *Nodes) assign(ctx context.Context, actor string, refs []string, image i
 		m.Since = since
 		n.announce(m, actor)
 		nodes[i] = n.view(m)
-		n.cfg.Log.Info("image of a node changed", "node", m.Name, "mac", m.mac(), "image", cmp.Or(kept, "default"), "actor", actor)
 	}
 	return nodes, nil
 }

@@ -53,6 +53,8 @@ type machineRecord struct {
 	Identity api.Identity   `json:"identity,omitempty"`
 	FixedIP  string         `json:"fixed_ip,omitempty"`
 	Image    string         `json:"image,omitempty"` // of its own, a name or an ID; "": the default
+	// Labels are sorted.
+	Labels []string `json:"labels,omitempty"`
 	// Kexec is a start of another image that has not ended well; nil: there is none.
 	Kexec      *kexecRecord `json:"kexec,omitempty"`
 	Hardware   api.Hardware `json:"hardware"`
@@ -389,7 +391,7 @@ func (n *Nodes) Snapshot() []scheduler.Node {
 			Name: m.Name, Ready: ready, Reason: reason,
 			Cores: m.Hardware.Cores, Speed: m.speed, Weight: m.Weight,
 			MemMiB: mem, MemFree: m.load.MemFreeMiB, Runnable: m.load.Runnable,
-			Shares: mountedPaths(m.mounts), NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
+			Shares: mountedPaths(m.mounts), Labels: m.Labels, NoUserland: hasNoUserland(m.runs), ImageID: m.runs.ImageID, RuntimeID: m.runs.RuntimeID,
 		})
 	}
 	slices.SortFunc(list, func(a, b scheduler.Node) int { return api.CompareNames(a.Name, b.Name) })
@@ -487,7 +489,7 @@ func (n *Nodes) view(m *machine) api.Node {
 	v := api.Node{
 		ID: m.id, Name: m.Name, State: n.stateOf(m), Stage: m.shownStage(), MAC: m.mac(), IP: cmp.Or(m.ip, m.FixedIP),
 		Identity: m.Identity, BootID: m.BootID, Speed: m.speed, Weight: m.Weight,
-		Hardware: m.Hardware, Software: m.runs, Load: m.load,
+		Hardware: m.Hardware, Software: m.runs, Load: m.load, Labels: slices.Clone(m.Labels),
 		FirstHeard: m.FirstHeard, LastHeard: stamp(m.lastHeard), Since: m.Since,
 	}
 	if m.lastHeard.IsZero() {

@@ -323,7 +323,7 @@ func checkSharePath(at string) error {
 	return nil
 }
 
-// checkTo checks whom a share is for: a network or a host list.
+// checkTo checks whom a share is for: a network or a node list.
 func checkTo(to string) error {
 	if strings.Contains(to, "/") {
 		if _, err := netip.ParsePrefix(to); err != nil {
@@ -331,8 +331,8 @@ func checkTo(to string) error {
 		}
 		return nil
 	}
-	if _, err := api.ParseHostList(to); err != nil {
-		return invalid("write nodes as n1,n4 or n[1-10], and a network as 10.1.0.0/16", "--to %s: %v", to, err)
+	if _, err := api.ParseNodeList(to); err != nil {
+		return invalid("write nodes as n1,n4, n[1-10] or label:gpu, and a network as 10.1.0.0/16", "--to %s: %v", to, err)
 	}
 	return nil
 }
@@ -351,7 +351,11 @@ func (sh *shareRecord) meant(n shareNode) bool {
 			}
 			continue
 		}
-		if names, err := api.ParseHostList(to); err == nil && slices.Contains(names, n.name) {
+		items, err := api.ParseNodeList(to)
+		if err == nil && slices.ContainsFunc(items, func(item string) bool {
+			label, ok := api.CutLabel(item)
+			return item == n.name || ok && slices.Contains(n.labels, label)
+		}) {
 			return true
 		}
 	}
@@ -361,6 +365,7 @@ func (sh *shareRecord) meant(n shareNode) bool {
 // shareNode is what the share side needs of a node.
 type shareNode struct {
 	name, ip string
+	labels   []string
 	up       bool
 	mounts   []api.MountStatus
 }

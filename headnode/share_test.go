@@ -47,8 +47,8 @@ func TestCheckSharePath(t *testing.T) {
 }
 
 func TestShareIsMeant(t *testing.T) {
-	n := shareNode{name: "n3", ip: "10.1.0.3"}
-	for to, want := range map[string]bool{"": true, "n3": true, "n[1-4]": true, "n[5-9]": false, "10.1.0.0/16": true, "10.2.0.0/16": false, "n9 10.1.0.3/32": true} {
+	n := shareNode{name: "n3", ip: "10.1.0.3", labels: []string{"gpu"}}
+	for to, want := range map[string]bool{"": true, "n3": true, "n[1-4]": true, "n[5-9]": false, "10.1.0.0/16": true, "10.2.0.0/16": false, "n9 10.1.0.3/32": true, "label:gpu": true, "label:cpu": false, "n9,label:gpu": true} {
 		rec := shareRecord{To: strings.Fields(to)}
 		if got := rec.meant(n); got != want {
 			t.Errorf("to %q: %v", to, got)

@@ -22,7 +22,7 @@ type nodeAdmin interface {
 	// Find looks a machine or node up by name, id, MAC in any spelling,
 	// fingerprint or a unique prefix of one of at least four letters.
 	Find(ref string) (api.Node, error)
-	// Nodes expands a host list ("n[1-10,14]", "n1-10", or MACs) to nodes.
+	// Expand expands a node list ("n[1-10,14]", "n1-10", "label:gpu", or MACs) to nodes, each once.
 	Expand(list string) ([]api.Node, error)
 	Approve(ctx context.Context, actor string, req api.ApproveRequest) ([]api.Node, error)
 	Reject(ctx context.Context, actor, ref string) (api.Node, error)
@@ -33,6 +33,8 @@ type nodeAdmin interface {
 	Reboot(ctx context.Context, actor, ref string) error
 	// AssignImage gives machines an image of their own, or the default again.
 	AssignImage(ctx context.Context, actor string, req api.AssignImageRequest) ([]api.Node, error)
+	// Label changes the labels of machines.
+	Label(ctx context.Context, actor string, req api.LabelRequest) ([]api.Node, error)
 	// KernelLog is the end of the kernel log of a node, oldest line first.
 	KernelLog(ref string) ([]api.KernelLine, error)
 }

@@ -45,6 +45,11 @@ func (c *Client) Nodes(ctx context.Context) (api.List[api.Node], error) {
 	return get[api.List[api.Node]](c, ctx, "/v1/nodes", nil)
 }
 
+// NodesOn lists the nodes that a node list stands for, as n[1-4] or label:gpu.
+func (c *Client) NodesOn(ctx context.Context, list string) (api.List[api.Node], error) {
+	return get[api.List[api.Node]](c, ctx, "/v1/nodes", url.Values{"on": {list}})
+}
+
 // Node finds a machine or node by name, MAC, fingerprint or id.
 func (c *Client) Node(ctx context.Context, ref string) (api.Node, error) {
 	return get[api.Node](c, ctx, "/v1/nodes/"+part(ref), nil)
@@ -94,6 +99,12 @@ func (c *Client) SetNodeAdmin(ctx context.Context, ref string, to api.AdminState
 // AssignImage gives nodes an image of their own, or the default again, and returns them.
 func (c *Client) AssignImage(ctx context.Context, req api.AssignImageRequest) ([]api.Node, error) {
 	l, err := send[api.List[api.Node]](c, ctx, http.MethodPost, "/v1/nodes/image", req)
+	return l.Items, err
+}
+
+// LabelNodes changes the labels of nodes and returns them.
+func (c *Client) LabelNodes(ctx context.Context, req api.LabelRequest) ([]api.Node, error) {
+	l, err := send[api.List[api.Node]](c, ctx, http.MethodPost, "/v1/nodes/labels", req)
 	return l.Items, err
 }
 

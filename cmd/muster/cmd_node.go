@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ func newNodeCommand(at *headFlag) *cobra.Command {
 		newNodeRejectCommand(at), newNodeAddCommand(at), newNodeRemoveCommand(at),
 		newNodeRenameCommand(at), newNodeRebootCommand(at), newNodeLogCommand(at),
 		newNodeDrainCommand(at), newNodePauseCommand(at), newNodeReadyCommand(at),
-		newNodeImageCommand(at),
+		newNodeImageCommand(at), newNodeLabelCommand(at),
 	)
 	return c
 }
@@ -62,14 +63,23 @@ func writeNodes(w io.Writer, nodes []api.Node, now time.Time, hints bool) error 
 		return err
 	}
 	t := table{head: []string{"NAME", "STATE", "MAC", "CPU", "MEM", "LOAD", "IMAGE OR FINGERPRINT"}}
+	labels := slices.ContainsFunc(nodes, func(n api.Node) bool { return len(n.Labels) > 0 })
+	if labels {
+		t.head = append(t.head, "LABELS")
+	}
 	var below []string
 	for _, n := range nodes {
 		load := "-"
 		if n.Link == api.LinkUp || n.Link == api.LinkLate {
 			load = fmt.Sprintf("%.1f", n.Load.Runnable)
 		}
-		t.add(orDash(n.Name), string(n.State), orDash(n.MAC), countOrDash(n.Hardware.Cores), memory(n.Hardware.MemoryMiB),
-			load, lastCell(n))
+		row := []string{
+			orDash(n.Name), string(n.State), orDash(n.MAC), countOrDash(n.Hardware.Cores), memory(n.Hardware.MemoryMiB), load, lastCell(n),
+		}
+		if labels {
+			row = append(row, orDash(strings.Join(n.Labels, " ")))
+		}
+		t.add(row...)
 		if text := standing(n); text != "" {
 			below = append(below, text)
 		}
@@ -142,6 +152,7 @@ func writeNode(w io.Writer, n api.Node, now time.Time) error {
 		{"stage", n.Stage},
 		{"since", fmt.Sprintf("%s ago", ago(now, n.Since))},
 		{"last heard", lastHeard(now, n.LastHeard)},
+		{"labels", strings.Join(n.Labels, " ")},
 		{"fingerprint", n.Fingerprint},
 		{"identity", string(n.Identity)},
 		{"address", n.IP},
@@ -225,11 +236,11 @@ func newNodeEachCommand(at *headFlag, use, short, example, done string, do func(
 	return &cobra.Command{
 		Use:     use + " NODE...",
 		Short:   short,
-		Long:    short + ".\nNODE is a name, a host list as n[1-4,7], a MAC, or a fingerprint\nor the beginning of one.",
+		Long:    short + ".\nNODE is a name, a host list as n[1-4,7], label:gpu for all with that label, a\nMAC, or a fingerprint or the beginning of one.",
 		Example: example,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
-			names, err := expandNodes(args)
+			names, err := nodesNamed(cmd, call, args)
 			if err != nil {
 				return err
 			}

@@ -37,7 +37,7 @@ none.`,
 				}
 			}
 			var err error
-			if req.Nodes, err = expandNodes(args); err != nil {
+			if req.Nodes, err = nodesNamed(cmd, call, args); err != nil {
 				return err
 			}
 			nodes, err := call.client.AssignImage(cmd.Context(), req)

@@ -87,7 +87,7 @@ logs.`,
 	flags.SetInterspersed(false)
 	flags.IntVarP(&f.tasks, "tasks", "n", 1, "this `number` of tasks")
 	flags.BoolVar(&f.spread, "spread", false, "no two tasks on one node")
-	flags.StringVar(&f.on, "on", "", "only on these `nodes`, as n1 or n[1-4,7]")
+	flags.StringVar(&f.on, "on", "", "only on these `nodes`, as n1, n[1-4,7] or label:gpu")
 	flags.IntVarP(&f.cores, "cores", "c", 1, "`cores` of each task")
 	flags.StringVar(&f.mem, "mem", "", "`memory` of each task, as 512M or 2G")
 	flags.StringArrayVar(&f.send, "send", nil, "`file` to send along; it is in the command's working directory under the same relative path")
@@ -104,7 +104,7 @@ logs.`,
 	flags.Lookup("time").Hidden = true
 	c.Annotations = map[string]string{"status": `Exit status: the command's (128 + signal, 126 and 127 as a shell says them; the
 highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
-	_ = c.RegisterFlagCompletionFunc("on", at.completeNodes)
+	_ = c.RegisterFlagCompletionFunc("on", at.completeNodeItems)
 	_ = c.RegisterFlagCompletionFunc("allow", words(allowContainers))
 	for _, name := range []string{"tasks", "cores", "mem", "name"} {
 		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
@@ -227,7 +227,7 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 		return api.JobSpec{}, err
 	}
 	if f.on != "" {
-		if _, err := api.ParseHostList(f.on); err != nil {
+		if _, err := api.ParseNodeList(f.on); err != nil {
 			return api.JobSpec{}, usagef("--on: %w", err)
 		}
 	}

@@ -54,7 +54,8 @@ at another one. The server has to let the nodes in: their addresses are printed.
 	c.ValidArgsFunction = cobra.NoFileCompletions
 	c.Flags().StringVar(&req.At, "at", "", "`path` on the nodes (default: that of the export)")
 	c.Flags().BoolVar(&req.ReadOnly, "ro", false, "for reading only")
-	c.Flags().StringSliceVar(&req.To, "to", nil, "only for these `nodes` (n1 or n[1-4]) or networks (10.1.0.0/16)")
+	c.Flags().StringSliceVar(&req.To, "to", nil, "only for these `nodes` (n1, n[1-4] or label:gpu) or networks (10.1.0.0/16)")
+	_ = c.RegisterFlagCompletionFunc("to", at.completeNodeItems)
 	return c
 }
 

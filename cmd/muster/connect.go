@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"muster/api"
 	"muster/api/client"
 )
 
@@ -58,6 +59,13 @@ func (h *headFlag) completeNodes(cmd *cobra.Command, _ []string, prefix string) 
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeNodeItems completes what a node list may hold: names of nodes and label:LABEL.
+func (h *headFlag) completeNodeItems(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	names, directive := h.completeNodes(cmd, args, prefix)
+	labels, _ := h.completeLabels(cmd, api.LabelItem(""), prefix)
+	return append(names, labels...), directive
 }
 
 // contextOf is the context of a command; completion runs without one.

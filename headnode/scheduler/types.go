@@ -14,6 +14,7 @@ type Node struct {
 	MemPlaced int64    // MiB asked for by those tasks
 	Runnable  float64  // load by its last report
 	Shares    []string // paths of the shares that are mounted there
+	Labels    []string // that its administrator gave it
 	// NoUserland: its tasks see next to nothing, so it takes only those that name it.
 	NoUserland bool
 	ImageID    string
