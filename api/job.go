@@ -62,6 +62,9 @@ type JobSpec struct {
 	Fetch []string `json:"fetch,omitempty"`
 	// Containers permits user namespaces and FUSE inside the task. Such a task cannot move.
 	Containers bool `json:"containers,omitempty"`
+	// EachNode runs one task on every node of on, also on those that take no task now. It takes no core,
+	// and does not wait for nodes that are not heard. For administrators.
+	EachNode bool `json:"each_node,omitempty"`
 	// RequestID makes a submission idempotent: a client that lost the
 	// answer repeats the request and gets the same job.
 	RequestID string `json:"request_id,omitempty"`

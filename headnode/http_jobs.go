@@ -22,6 +22,11 @@ func (s *httpServer) routeJobs() {
 	route(s, "POST", "/v1/jobs", "submit-job", "Submit a job; it is durable when the answer comes",
 		func(ctx context.Context, in *struct{ Body api.JobSpec }) (api.Job, error) {
 			c := callerOf(ctx)
+			if in.Body.EachNode {
+				if err := mustAdmin(ctx, "run commands on every node"); err != nil {
+					return api.Job{}, err
+				}
+			}
 			if c.noAccount != "" {
 				return api.Job{}, &api.Error{
 					Code: api.CodeForbidden, Msg: fmt.Sprintf("user %s has no account on the head to run jobs as: %s", c.owner.User, c.noAccount),

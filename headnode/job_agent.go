@@ -105,7 +105,7 @@ func startOf(j *job, index int) api.TaskStart {
 		TaskRef: api.TaskRef{Job: j.id, Index: index, Epoch: t.epoch},
 		Argv:    s.Argv, Env: s.Env, Owner: j.owner, Files: s.Files,
 		Stdin: s.Stdin && (index == 0 || !s.StdinFirst),
-		Cores: s.Cores, MemMiB: s.MemMiB, Host: t.node, Tasks: len(j.tasks), Node: t.node,
+		Cores: j.cores(), MemMiB: s.MemMiB, Host: t.node, Tasks: len(j.tasks), Node: t.node,
 		Umask: s.Umask, Limits: s.Limits, Terminal: s.Terminal, Fetch: s.Fetch, Containers: s.Containers,
 		Output: taskFile(s.Output, j.id, index), Errors: taskFile(s.Errors, j.id, index),
 	}
@@ -154,6 +154,8 @@ func (js *jobs) startAnswered(k logKey, node string, epoch int, err error) {
 		case t.sent:
 		case j.canceling:
 			js.dropLocked(j, k.index)
+		case notReady && j.spec.EachNode:
+			js.loseLocked(j, k.index, err.Error())
 		case notReady:
 			js.mutate(j, k.index, func() bool { return j.unplace(k.index) })
 			js.waiting = append(js.waiting, j)
@@ -418,7 +420,7 @@ func (js *jobs) NodeJoined(node, bootID string, held []api.TaskStatus) {
 func (js *jobs) loseLocked(j *job, i int, why string) {
 	t := &j.tasks[i]
 	try := js.starting[logKey{j.id, i}]
-	if t.phase == phasePlaced && !t.sent && (try == nil || !try.flying) && !j.canceling {
+	if t.phase == phasePlaced && !t.sent && (try == nil || !try.flying) && !j.canceling && !j.spec.EachNode {
 		js.mutate(j, i, func() bool { return j.unplace(i) })
 		js.waiting = append(js.waiting, j)
 		js.sortWaiting()

@@ -11,7 +11,7 @@ import (
 func checkAllowed(owner api.Owner, s api.JobSpec, allows func(setting string) bool) error {
 	on := func(setting string) bool { return allows != nil && allows(setting) }
 	switch {
-	case owner.UID == 0 && !on(settingRootJobs):
+	case owner.UID == 0 && !s.EachNode && !on(settingRootJobs): // what is for each node is an administrator's command
 		return notAllowed(settingRootJobs, "run it as another user (sudo -u USER muster run COMMAND)", "this cluster runs no jobs of root")
 	case s.Containers && !on(settingContainers):
 		return notAllowed(settingContainers, "leave out --allow containers",

@@ -244,6 +244,11 @@ func isSHA256(s string) bool {
 // Submit accepts a job for owner: when it returns without error the job is
 // durable. A request id that the same user sent before gives that job again.
 func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (api.Job, error) {
+	nodes := js.cfg.Fleet.Snapshot()
+	spec, each, err := everyNode(spec, nodes)
+	if err != nil {
+		return api.Job{}, err
+	}
 	spec, on, err := checkSpec(spec)
 	if err != nil {
 		return api.Job{}, err
@@ -258,7 +263,6 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 	if spec, err = settleDir(spec, shares); err != nil {
 		return api.Job{}, err
 	}
-	nodes := js.cfg.Fleet.Snapshot()
 	if err := checkNodes(nodes, on, spec); err != nil {
 		return api.Job{}, err
 	}
@@ -282,9 +286,13 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 	if spec.RequestID != "" {
 		js.requests[requestKey{owner.UID, spec.RequestID}] = j.id
 	}
-	js.waiting = append(js.waiting, j)
 	js.rec.note(j, -1)
-	js.placeQueued(nodes) // so that job and placement are one sync
+	if spec.EachNode {
+		js.placeEach(j, each)
+	} else {
+		js.waiting = append(js.waiting, j)
+		js.placeQueued(nodes) // so that job and placement are one sync
+	}
 	v := js.viewLocked(j)
 	b := js.rec.now()
 	js.mu.Unlock()
@@ -317,6 +325,24 @@ func (js *jobs) submitted(owner api.Owner, request string) (api.Job, *commitBatc
 
 // checkNodes refuses what can never run on the nodes that there are.
 func checkNodes(nodes []scheduler.Node, on []string, spec api.JobSpec) error {
+	if spec.EachNode {
+		return nil // the nodes are chosen, whatever they have left
+	}
+	if err := checkNames(nodes, on); err != nil {
+		return err
+	}
+	idx := make([]int, spec.Tasks)
+	why := scheduler.Unsatisfiable(nodes, scheduler.Request{
+		Tasks: idx, Cores: spec.Cores, MemMiB: spec.MemMiB, Spread: spec.Spread, On: onNodes(on, nodes),
+	})
+	if why != "" {
+		return &api.Error{Code: api.CodeUnsatisfiable, Msg: why, Hint: "ask for less, or add nodes: muster node list"}
+	}
+	return nil
+}
+
+// checkNames refuses a node list with nodes and labels that there are not.
+func checkNames(nodes []scheduler.Node, on []string) error {
 	known := map[string]bool{}
 	names := make([]string, 0, len(nodes))
 	for _, n := range nodes {
@@ -340,13 +366,6 @@ func checkNodes(nodes []scheduler.Node, on []string, spec api.JobSpec) error {
 			hint = "did you mean " + near + "? " + hint
 		}
 		return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("there is no node %s", api.FormatHostList(missing)), Hint: hint}
-	}
-	idx := make([]int, spec.Tasks)
-	why := scheduler.Unsatisfiable(nodes, scheduler.Request{
-		Tasks: idx, Cores: spec.Cores, MemMiB: spec.MemMiB, Spread: spec.Spread, On: onNodes(on, nodes),
-	})
-	if why != "" {
-		return &api.Error{Code: api.CodeUnsatisfiable, Msg: why, Hint: "ask for less, or add nodes: muster node list"}
 	}
 	return nil
 }

@@ -268,6 +268,9 @@ func (js *jobs) tick(now time.Time) {
 		if j.state.Ended() {
 			continue
 		}
+		for i := 0; j.spec.EachNode && i < len(j.tasks); i++ {
+			js.giveUp(j, i)
+		}
 		if !j.killAt.IsZero() && !now.Before(j.killAt) {
 			j.killAt = now.Add(js.cfg.KillAfter)
 			js.signalRunning(j, sigKill)
@@ -330,14 +333,14 @@ func (js *jobs) use(node string) *nodeUse {
 func (js *jobs) book(k logKey, j *job, t *task) {
 	u := js.use(t.node)
 	u.tasks[k] = struct{}{}
-	u.cores += max(j.spec.Cores, 1)
+	u.cores += j.cores()
 	u.mem += j.spec.MemMiB
 }
 
 func (js *jobs) unbook(k logKey, j *job, t *task) {
 	u := js.use(t.node)
 	delete(u.tasks, k)
-	u.cores -= max(j.spec.Cores, 1)
+	u.cores -= j.cores()
 	u.mem -= j.spec.MemMiB
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,10 +15,11 @@ func newNodeLabelCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "label NODE [LABEL...]",
 		Short: "Give nodes labels, which stand for them in --on and --to",
-		Long: `Give nodes labels, or take some away; without any the labels are printed. NODE is
-a name, a host list as n[1-4,7], a MAC or a fingerprint. Where nodes are named
-(muster run --on, share add --to, node drain, ...) label:gpu stands for all that
-have the label gpu. A job that waits gets nodes that are labeled later, too.`,
+		Long: `Give nodes labels, or take some away; without any the labels are printed. NODE
+is a name, a host list as n[1-4,7], a MAC or a fingerprint. Where nodes are
+named (muster run --on, share add --to, node drain, ...) label:gpu stands for
+all that have the label gpu. A job that waits gets nodes that are labeled later,
+too.`,
 		Example: `  muster node label n3 gpu bigmem
   muster node label 'n[1-4]' rack1
   muster node label n3 --remove gpu
@@ -89,6 +91,7 @@ func labelsWith(nodes []api.Node, before, prefix string) []string {
 			}
 		}
 	}
+	slices.Sort(found)
 	return found
 }
 

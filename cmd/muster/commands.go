@@ -10,7 +10,7 @@ import (
 func commands() []*cobra.Command {
 	at := &headFlag{}
 	users := []*cobra.Command{
-		newStatusCommand(at), newRunCommand(at), newJobCommand(at), newNodeCommand(at), newEnrollCommand(at),
+		newStatusCommand(at), newRunCommand(at), newJobCommand(at), newExecCommand(at), newNodeCommand(at), newEnrollCommand(at),
 		newImageCommand(at), newShareCommand(at), newBootCommand(at), newConfigCommand(at),
 	}
 	for _, c := range users {

@@ -13,6 +13,7 @@ import (
 type prefixer struct {
 	out, err io.Writer
 	width    int
+	names    []string // of the tasks; nil: their numbers
 	partial  map[lineKey][]byte
 }
 
@@ -51,6 +52,10 @@ func (p *prefixer) line(key lineKey, line []byte) error {
 	w := p.out
 	if key.stream == api.Stderr {
 		w = p.err
+	}
+	if key.task < len(p.names) {
+		_, err := fmt.Fprintf(w, "%s: %s", p.names[key.task], line)
+		return err
 	}
 	_, err := fmt.Fprintf(w, "%*d: %s", p.width, key.task, line)
 	return err

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"muster/api"
 )
 
 // as runs the program as a user of this machine, in a folder of that user's.
@@ -64,8 +69,8 @@ const (
 func TestUsers(t *testing.T) {
 	c := newAgentCluster(t)
 	c.startHead("--dhcp=full")
-	for range 2 {
-		a := c.newAgent()
+	agents := []*agent{c.newAgent(), c.newAgent()}
+	for _, a := range agents {
 		a.start()
 		a.ready()
 	}
@@ -117,6 +122,112 @@ func TestUsers(t *testing.T) {
 		}
 		if r := c.as(userA, "job", "cancel", id); r.status != 0 {
 			t.Errorf("canceling an own job: %s", r.stderr)
+		}
+	})
+
+	t.Run("labels", func(t *testing.T) {
+		c.during(t)
+		for _, step := range []struct{ args, stdout, stderr string }{
+			{"node label n[1-2] rack1 ssd", "n1: rack1 ssd\nn2: rack1 ssd\n", ""},
+			{"node label n2 gpu --remove ssd", "n2: gpu rack1\n", ""},
+			{"node label label:rack1 --remove rack1", "n1: ssd\nn2: gpu\n", ""},
+			{"node label n1", "n1: ssd\n", ""},
+			{"node label n1 *", "", "cannot be a label"},
+			{"node label n9 x", "", "no machine or node is called n9"},
+			{"run --on label:gpu -- hostname", "n2\n", ""},
+			{"run --on label:gpus hostname", "", "no node has the label gpus; did you mean label:gpu?"},
+			{"node pause label:gpu", "n2 is paused\n", ""},
+			{"node ready label:gpu", "n2 gets tasks again\n", ""},
+		} {
+			r := c.muster("", strings.Fields(step.args)...)
+			if r.stdout != step.stdout || !strings.Contains(r.stderr, step.stderr) || (r.status == 0) != (step.stderr == "") {
+				t.Errorf("muster %s ended with %d, %q, %q; want %q, %q", step.args, r.status, r.stdout, r.stderr, step.stdout, step.stderr)
+			}
+		}
+		for args, want := range map[string]string{
+			"node list": "LABELS", "node show n2": "labels       gpu\n", "node list --json": `"gpu"`, "config export": "- gpu\n",
+			"__complete run --on label:": "label:gpu\nlabel:ssd\n", "__complete share add --to label:g": "label:gpu\n", "__complete node label n1 s": "ssd\n",
+		} {
+			if r := c.muster("", strings.Fields(args)...); !strings.Contains(r.stdout, want) {
+				t.Errorf("muster %s lacks %q:\n%s%s", args, want, r.stdout, r.stderr)
+			}
+		}
+		if r := c.as(userA, "node", "label", "n1", "x"); r.status != exitFailed || !strings.Contains(r.stderr, "may not change the labels of nodes") {
+			t.Errorf("a user changed labels: %d %s", r.status, r.stderr)
+		}
+	})
+
+	t.Run("exec", func(t *testing.T) {
+		c.during(t)
+		set(t, "root-jobs", "off") // what is for every node is not root's job
+		defer set(t, "root-jobs", "on")
+		if r := c.muster("", "node", "pause", "n2"); r.status != 0 {
+			t.Fatal(r.stderr)
+		}
+		for _, step := range []struct {
+			args           []string
+			stdout, stderr string // lines of stdout come in any order
+			status         int
+		}{
+			{[]string{"--all", "echo", "same"}, "n1: same\nn2: same\n", "muster: n[1-2]: exit status 0, the same output on all 2 nodes\n", 0},
+			{[]string{"--all", "--", "sh", "-c", "hostname; test $(hostname) = n1"}, "n1: n1\nn2: n2\n",
+				"muster: n1: exit status 0, an output of its own\nmuster: n2: exit status 1, an output of its own\n", 1},
+			{[]string{"--on", "label:gpu", "--", "sh", "-c", "pwd | grep -c /; echo bad >&2"}, "n2: 1\n", "n2: bad\n", 0},
+			{[]string{"--on", "n9", "true"}, "", "muster: error: there is no node n9; did you mean n1? see the nodes with: muster node list\n", exitMuster},
+			{[]string{"--all", "no-such-program"}, "",
+				"muster: n[1-2]: no-such-program: command not found on this node\n", 127},
+		} {
+			r := c.muster("", append([]string{"exec"}, step.args...)...)
+			lines := strings.SplitAfter(r.stdout, "\n")
+			slices.Sort(lines)
+			if got := strings.Join(lines, ""); got != step.stdout || r.stderr != step.stderr || r.status != step.status {
+				t.Errorf("muster exec %q ended with %d, %q, %q; want %d, %q, %q", step.args, r.status, got, r.stderr, step.status, step.stdout, step.stderr)
+			}
+		}
+		if r := c.as(userA, "exec", "--all", "true"); r.status != exitMuster || !strings.Contains(r.stderr, "user 4000001 may not run commands on every node") {
+			t.Errorf("a user's muster exec ended with %d: %s", r.status, r.stderr)
+		}
+
+		// Ctrl-C reaches every node.
+		ctx, cancel := context.WithTimeout(t.Context(), jobTime)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, c.bin, "exec", "--all", "--", "sh", "-c", "echo here; exec sleep 100")
+		cmd.Env = append(os.Environ(), "MUSTER_HEAD="+c.socket())
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var summary bytes.Buffer
+		cmd.Stderr = &summary
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for n := 0; n < 2 && lines.Scan(); n++ {
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		want := "muster: n[1-2]: ended by signal 2 (interrupt), the same output on all 2 nodes\n"
+		if cmd.ProcessState.ExitCode() != 130 || summary.String() != want {
+			t.Errorf("after Ctrl-C it ended with %d and said %q, want 130 and %q", cmd.ProcessState.ExitCode(), summary.String(), want)
+		}
+
+		// A node that is not heard is said, and not waited for.
+		agents[1].kill()
+		agents[1].wait(api.NodeUnreachable)
+		r := c.muster("", "exec", "--all", "echo", "still")
+		if r.status != exitMuster || r.stdout != "n1: still\n" || !strings.Contains(r.stderr, "\nmuster: n2: unreachable since ") {
+			t.Errorf("with a dead node it ended with %d, %q, %q", r.status, r.stdout, r.stderr)
+		}
+		r = c.muster("", "exec", "--all", "--json", "echo", "still")
+		var doc execDocument
+		if err := json.Unmarshal([]byte(r.stdout), &doc); err != nil || r.stderr != "" {
+			t.Fatalf("muster exec --json: %v\n%s%s", err, r.stdout, r.stderr)
+		}
+		if len(doc.Items) != 2 || doc.Items[0].Stdout != "still\n" || !strings.HasPrefix(doc.Items[1].Error, "unreachable since") || doc.ExitCode != exitMuster || len(doc.Groups) != 2 {
+			t.Errorf("muster exec --json says\n%s", r.stdout)
 		}
 	})
 
