@@ -26,6 +26,7 @@ type demoOptions struct {
 	Image  string // folder of the image
 	Keep   bool   // stay until Ctrl-C
 	MemMiB int
+	User   *demoUser // who submits the jobs; nil: whoever the demo runs as
 }
 
 func newDemoCommand() *cobra.Command {
@@ -107,11 +108,6 @@ func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	arg, err := json.Marshal(o)
-	if err != nil {
-		return 0, err
-	}
-	args := []string{"demo-inside", string(arg)}
 	attr := &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
@@ -120,17 +116,25 @@ func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
 		if err := actAsOwner(attr, o.Dir); err != nil {
 			return 0, err
 		}
-	} else {
+		if attr.Credential == nil { // else it runs as a user all through
+			o.User = submitter(o, self)
+		}
+	}
+	arg, err := json.Marshal(o)
+	if err != nil {
+		return 0, err
+	}
+	if os.Geteuid() != 0 {
 		if sudo := usableSudo(); sudo != "" {
 			fmt.Println("the network part of the demo needs root; it goes on with sudo")
-			return wait(ctx, exec.Command(sudo, append([]string{self, "demo-namespaces"}, args[1:]...)...))
+			return wait(ctx, exec.Command(sudo, self, "demo-namespaces", string(arg)))
 		}
 		// One id is enough: the demo's own files and processes are all ours.
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
-	cmd := exec.Command(self, args...)
+	cmd := exec.Command(self, "demo-inside", string(arg))
 	cmd.SysProcAttr = attr
 	status, err := wait(ctx, cmd)
 	switch {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -170,7 +171,14 @@ func (d *demo) show(ctx context.Context, g *errgroup.Group, network *vm.Network)
 		return err
 	}
 	d.say("both are ready %.1f s after they were switched on", time.Since(start).Seconds())
+	if err := d.allowJobs(ctx); err != nil {
+		return err
+	}
 	if err := d.runJobs(ctx); err != nil {
+		return err
+	}
+	d.say("$ muster exec --all uname -r")
+	if err := d.muster(ctx, "", "exec", "--all", "uname", "-r"); err != nil {
 		return err
 	}
 	d.say("$ muster node list")
@@ -328,6 +336,19 @@ func (d *demo) compareFingerprints(ctx context.Context, nodes []api.Node) error 
 	return nil
 }
 
+// allowJobs says who submits the jobs. Where nobody called sudo that is root, to whom the demo's own cluster allows it.
+func (d *demo) allowJobs(ctx context.Context) error {
+	switch {
+	case d.opts.User != nil:
+		d.say("jobs are submitted as %s, who called sudo", orWord(d.opts.User.Name, fmt.Sprint(d.opts.User.UID)))
+		return nil
+	case os.Geteuid() != 0:
+		return nil
+	}
+	d.say("$ muster config set root-jobs on      # jobs run as root in this demo: nobody called sudo")
+	return d.muster(ctx, "", "config", "set", "root-jobs", "on")
+}
+
 // demoJob is a job of the demo, as a person types it and as it is run.
 type demoJob struct {
 	shown, stdin string
@@ -397,6 +418,10 @@ func (d *demo) muster(ctx context.Context, stdin string, args ...string) error {
 	cmd.Env = append(os.Environ(), "MUSTER_HEAD="+d.socket)
 	cmd.Dir = d.opts.Dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), d.out, os.Stderr
+	if u := d.opts.User; u != nil && args[0] == "run" {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: u.credential()}
+		cmd.Env = append(cmd.Env, "HOME="+u.Home, "USER="+u.Name, "LOGNAME="+u.Name)
+	}
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		return ctx.Err()
