@@ -36,3 +36,25 @@ func TestErrorsDocument(t *testing.T) {
 		}
 	}
 }
+
+// TestSettingsDocument: the document lists every setting with its values and its default.
+func TestSettingsDocument(t *testing.T) {
+	doc, err := os.ReadFile("../docs/settings.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for _, s := range knownSettings() {
+		row := fmt.Sprintf("| `%s` | `%s` | `%s` |", s.Key, strings.Join(s.Choices, "`, `"), s.Default)
+		if !strings.Contains(string(doc), row) {
+			t.Errorf("docs/settings.md has no row %q", row)
+		}
+		if s.Doc == "" {
+			t.Errorf("setting %s is not explained", s.Key)
+		}
+		rows++
+	}
+	if n := strings.Count(string(doc), "\n| `"); n != rows {
+		t.Errorf("docs/settings.md lists %d settings, want %d", n, rows)
+	}
+}
