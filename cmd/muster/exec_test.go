@@ -45,12 +45,14 @@ func TestExecReport(t *testing.T) {
 		want  string
 	}{
 		"all the same": {
-			[]api.Task{task("n1", 0, ""), task("n2", 0, "")}, []string{"a", "a"},
+			[]api.Task{task("n1", 0, ""), task("n2", 0, "")},
+			[]string{"a", "a"},
 			"muster: n[1-2]: exit status 0, the same output on all 2 nodes\n",
 		},
 		"one": {[]api.Task{task("n1", 0, "")}, []string{"a"}, ""},
 		"one failed": {
-			[]api.Task{task("n1", 3, "")}, []string{"a"},
+			[]api.Task{task("n1", 3, "")},
+			[]string{"a"},
 			"muster: n1: exit status 3\n",
 		},
 		"differences": {

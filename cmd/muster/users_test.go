@@ -170,12 +170,18 @@ func TestUsers(t *testing.T) {
 			status         int
 		}{
 			{[]string{"--all", "echo", "same"}, "n1: same\nn2: same\n", "muster: n[1-2]: exit status 0, the same output on all 2 nodes\n", 0},
-			{[]string{"--all", "--", "sh", "-c", "hostname; test $(hostname) = n1"}, "n1: n1\nn2: n2\n",
-				"muster: n1: exit status 0, an output of its own\nmuster: n2: exit status 1, an output of its own\n", 1},
+			{
+				[]string{"--all", "--", "sh", "-c", "hostname; test $(hostname) = n1"},
+				"n1: n1\nn2: n2\n",
+				"muster: n1: exit status 0, an output of its own\nmuster: n2: exit status 1, an output of its own\n", 1,
+			},
 			{[]string{"--on", "label:gpu", "--", "sh", "-c", "pwd | grep -c /; echo bad >&2"}, "n2: 1\n", "n2: bad\n", 0},
 			{[]string{"--on", "n9", "true"}, "", "muster: error: there is no node n9; did you mean n1? see the nodes with: muster node list\n", exitMuster},
-			{[]string{"--all", "no-such-program"}, "",
-				"muster: n[1-2]: no-such-program: command not found on this node\n", 127},
+			{
+				[]string{"--all", "no-such-program"},
+				"",
+				"muster: n[1-2]: no-such-program: command not found on this node\n", 127,
+			},
 		} {
 			r := c.muster("", append([]string{"exec"}, step.args...)...)
 			lines := strings.SplitAfter(r.stdout, "\n")
