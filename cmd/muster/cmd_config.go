@@ -37,26 +37,30 @@ func newConfigCommand(at *headFlag) *cobra.Command {
 		}),
 	}
 	list.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	c.AddCommand(list,
-		&cobra.Command{
-			Use:     "get KEY",
-			Short:   "Print one setting",
-			Example: "  muster config get rejoin",
-			Args:    cobra.ExactArgs(1),
-			RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
-				s, err := call.client.Setting(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), s.Value)
+	get := &cobra.Command{
+		Use:     "get KEY",
+		Short:   "Print one setting",
+		Example: "  muster config get rejoin",
+		Args:    cobra.ExactArgs(1),
+		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
+			s, err := call.client.Setting(cmd.Context(), args[0])
+			switch {
+			case err != nil:
 				return err
-			}),
-			ValidArgsFunction: at.completeSettings,
-		},
+			case asJSON:
+				return writeJSON(cmd.OutOrStdout(), s)
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), s.Value)
+			return err
+		}),
+		ValidArgsFunction: at.completeSettings,
+	}
+	get.Flags().BoolVar(&asJSON, "json", false, "print as JSON, with its meaning and values")
+	c.AddCommand(list, get,
 		&cobra.Command{
 			Use:     "set KEY VALUE",
-			Short:   "Change one setting",
-			Example: "  muster config set rejoin approve",
+			Short:   `Change one setting; "" is its default`,
+			Example: "  muster config set root-jobs on\n  muster config set rejoin approve",
 			Args:    cobra.ExactArgs(2),
 			RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
 				_, err := call.client.SetSetting(cmd.Context(), args[0], args[1])

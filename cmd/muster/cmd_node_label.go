@@ -12,6 +12,7 @@ import (
 
 func newNodeLabelCommand(at *headFlag) *cobra.Command {
 	var remove []string
+	var asJSON bool
 	c := &cobra.Command{
 		Use:   "label NODE [LABEL...]",
 		Short: "Give nodes labels, which stand for them in --on and --to",
@@ -47,6 +48,9 @@ too.`,
 			} else if nodes, err = call.client.LabelNodes(cmd.Context(), api.LabelRequest{Nodes: names, Add: args[1:], Remove: remove}); err != nil {
 				return err
 			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), api.List[api.Node]{Items: nodes})
+			}
 			for _, n := range nodes {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", orWord(n.Name, n.MAC), orWord(strings.Join(n.Labels, " "), "no labels"))
 			}
@@ -60,6 +64,7 @@ too.`,
 		},
 	}
 	c.Flags().StringSliceVar(&remove, "remove", nil, "`labels` to take away")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the nodes as JSON")
 	_ = c.RegisterFlagCompletionFunc("remove", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		return at.completeLabels(cmd, "", prefix)
 	})

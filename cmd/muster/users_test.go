@@ -145,7 +145,7 @@ func TestUsers(t *testing.T) {
 			}
 		}
 		for args, want := range map[string]string{
-			"node list": "LABELS", "node show n2": "labels       gpu\n", "node list --json": `"gpu"`, "config export": "- gpu\n",
+			"node label n1 --json": `"ssd"`, "node list": "LABELS", "node show n2": "labels       gpu\n", "node list --json": `"gpu"`, "config export": "- gpu\n",
 			"__complete run --on label:": "label:gpu\nlabel:ssd\n", "__complete share add --to label:g": "label:gpu\n", "__complete node label n1 s": "ssd\n",
 		} {
 			if r := c.muster("", strings.Fields(args)...); !strings.Contains(r.stdout, want) {
