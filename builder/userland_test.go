@@ -149,16 +149,63 @@ update-alternatives --install /usr/lib/$arch/b b /usr/lib/b 5
 update-alternatives --install /usr/bin/c c /usr/bin/c.x 7 --slave /m/$f f /m/g --slave /usr/bin/d d /usr/bin/d.x
 update-alternatives --remove a /usr/bin/a.x
 update-alternatives --install /usr/bin/x ../x /usr/bin/y 7
-update-alternatives --install /usr/bin/e`
+update-alternatives --install /usr/bin/e
+`
+	script += `
+base=/usr/lib/jvm; tools='java keytool'
+dir="$base/21" # of this version
+level=21
+[ -z "$2" ] || level=$(expr $level - 1)
+for i in $tools; do
+  update-alternatives --install /usr/bin/$i $i ${dir}/bin/$i $level $slave1
+done
+for j in *.x; do update-alternatives --install /usr/bin/$j $j /opt/$j 1; done
+self=$self
+update-alternatives --install /usr/bin/$self self /opt/$self 1
+`
 	want := []alternative{
 		{"/usr/bin/awk", "awk", "/usr/bin/gawk", 10, [][3]string{
 			{"/usr/share/man/man1/awk.1.gz", "awk.1.gz", "/usr/share/man/man1/gawk.1.gz"}, {"/usr/bin/nawk", "nawk", "/usr/bin/gawk"},
 		}},
 		{"/usr/bin/a", "a", "/usr/bin/a.x", 50, nil},
 		{"/usr/bin/c", "c", "/usr/bin/c.x", 7, [][3]string{{"/usr/bin/d", "d", "/usr/bin/d.x"}}},
+		{"/usr/bin/java", "java", "/usr/lib/jvm/21/bin/java", 21, nil},
+		{"/usr/bin/keytool", "keytool", "/usr/lib/jvm/21/bin/keytool", 21, nil},
 	}
 	if diff := cmp.Diff(want, alternativesIn(script), cmp.AllowUnexported(alternative{})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestConfiguredIn(t *testing.T) {
+	got := configuredIn(`#!/bin/sh
+tmp=$(mktemp)
+cat /usr/lib/R/etc/Renviron.ucf > "$tmp"
+sed -i s/a/b/ "$tmp"
+ucf "$tmp" /etc/R/Renviron
+ucfr r-base-core /etc/R/Renviron
+conf=site.conf
+  if true; then ucf --three-way --debconf-ok /usr/share/tool/$conf /etc/tool/$conf; fi
+ucf $(mktemp) /etc/a
+ucf "$unknown" /etc/b
+ucf /usr/share/c "$to"
+echo ucf /usr/share/d /etc/d
+`)
+	want := map[string]string{"/etc/R/Renviron": "/usr/lib/R/etc/Renviron.ucf", "/etc/tool/site.conf": "/usr/share/tool/site.conf"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A script whose loops are in each other is not unrolled without end.
+func TestKnownLinesAreBounded(t *testing.T) {
+	script, use := "", "echo"
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		script += "for " + name + " in 1 2 3 4 5 6 7 8 9\ndo\n"
+		use += " $" + name
+	}
+	if got := knownLines(script + use + "\n"); len(got) > 2*maxUnrolled {
+		t.Errorf("%d lines", len(got))
 	}
 }
 
