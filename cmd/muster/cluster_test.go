@@ -263,12 +263,6 @@ func (c *cluster) muster(stdin string, args ...string) result {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), jobTime)
 	defer cancel()
-	return c.musterIn(ctx, stdin, args...)
-}
-
-// musterIn is muster with a time of its own.
-func (c *cluster) musterIn(ctx context.Context, stdin string, args ...string) result {
-	c.t.Helper()
 	cmd := exec.CommandContext(ctx, c.bin, args...)
 	cmd.Env = append(os.Environ(), "MUSTER_HEAD="+c.socket())
 	cmd.Dir = c.t.TempDir()

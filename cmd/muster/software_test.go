@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"muster/images"
 )
 
 // recipe is a part of docs/software.md: what is typed, and what that prints.
@@ -26,13 +28,18 @@ type recipe struct {
 	want     string
 }
 
-// readRecipes reads docs/software.md: its definition of an image, and its recipes.
-func readRecipes(t testing.TB) (definition string, list []recipe) {
+// readRecipes reads docs/software.md. The image of testdata/software.yaml has what they need.
+func readRecipes(t testing.TB) []recipe {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/software.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	image, err := images.Load("testdata/software.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []recipe
 	for _, part := range strings.Split("\n"+string(page), "\n## ") {
 		name, _, _ := strings.Cut(part, "\n")
 		r := recipe{name: name}
@@ -48,8 +55,10 @@ func readRecipes(t testing.TB) (definition string, list []recipe) {
 					t.Fatalf("%s: %v", name, err)
 				}
 				r.packages = slices.DeleteFunc(packages.Packages, func(p string) bool { return p == "..." })
-				if strings.HasPrefix(text, "name:") {
-					definition = text + "\n"
+				for _, p := range r.packages {
+					if !slices.Contains(image.Packages, p) {
+						t.Errorf("docs/software.md, %s: testdata/software.yaml lacks %s", name, p)
+					}
 				}
 			case "sh":
 				r.script += text + "\n"
@@ -64,10 +73,10 @@ func readRecipes(t testing.TB) (definition string, list []recipe) {
 			t.Errorf("docs/software.md, %s: commands and what they print have to be there both", name)
 		}
 	}
-	if definition == "" || len(list) < 7 {
-		t.Fatalf("docs/software.md has %d recipes, want 7 and a definition", len(list))
+	if len(list) < 7 {
+		t.Fatalf("docs/software.md has %d recipes, want 7", len(list))
 	}
-	return definition, list
+	return list
 }
 
 // sumClass is a Java program that adds the numbers up to its argument, in parallel; in gzip.
@@ -161,7 +170,7 @@ func recipeShell(t testing.TB, r recipe, bin, dir, licences string) *exec.Cmd {
 // TestRecipes follows the recipes of docs/software.md that need nothing of an image. TestVMPrograms follows
 // the others.
 func TestRecipes(t *testing.T) {
-	_, list := readRecipes(t)
+	list := readRecipes(t)
 	c := newAgentCluster(t)
 	c.startHead("--dhcp=full")
 	a := c.newAgent()

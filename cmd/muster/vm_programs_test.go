@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,48 +22,16 @@ EXPORT { Export_Id = 1; Path = "%[2]s"; Pseudo = "/x"; Protocols = 4; Transports
  PrivilegedPort = true; Manage_Gids = true; Attr_Expiration_Time = 0; Filesystem_Id = 1.1; FSAL { Name = VFS; } }
 `
 
-// buildSoftware builds the image of docs/software.md, for virtual machines, with the packages of all recipes and of the
-// checks of shares.
-func buildSoftware(t *testing.T, c *cluster, recipes []recipe, definition string) string {
-	t.Helper()
-	packages := []string{"...", "gcc", "libc6-dev", "make", "git", "sqlite3", "python3"}
-	for _, r := range recipes {
-		for _, p := range r.packages {
-			if !slices.Contains(packages, p) {
-				packages = append(packages, p)
-			}
-		}
-	}
-	text := strings.Replace(definition, "from: compute\n", "from: compute-vm\nmedia: [netboot]\n", 1)
-	begin, _, ok := strings.Cut(text, "packages:")
-	if !ok || begin == definition {
-		t.Fatalf("docs/software.md has another definition than the test knows:\n%s", definition)
-	}
-	file := filepath.Join(t.TempDir(), "software.yaml")
-	if err := os.WriteFile(file, []byte(begin+"packages: ["+strings.Join(packages, ", ")+"]\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	// It stays, as a build of hundreds of packages takes its time; what has changed is built again.
-	dir := filepath.Join(filepath.Dir(c.image), "software")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
-	defer cancel()
-	r := c.musterIn(ctx, "", "build", file, "--output", dir)
-	if r.status != 0 {
-		t.Fatalf("building the image: %s%s", r.stdout, r.stderr)
-	}
-	return dir
-}
-
 // TestVMPrograms does what people do: in a share of an external server, from two nodes, as a user that is not root.
 func TestVMPrograms(t *testing.T) {
 	if os.Getenv("MUSTER_LONG") != "1" {
 		t.Skip("only in make test-vm: needs an NFS server on this system and an image with compilers")
 	}
-	definition, recipes := readRecipes(t)
+	recipes := readRecipes(t)
 	haveAccounts(t)
 	c := newCluster(t)
 	nfs := startNFSWith(t, squashedConfig)
-	c.image = buildSoftware(t, c, recipes, definition)
+	c.image = shippedImage(t, "software")
 	c.startHead("--dhcp=full")
 	var nodes [2]string
 	var guests [2]*guest
