@@ -2,15 +2,20 @@ package builder
 
 import (
 	"bytes"
+	"crypto/sha1"
+	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -193,6 +198,76 @@ echo ucf /usr/share/d /etc/d
 `)
 	want := map[string]string{"/etc/R/Renviron": "/usr/lib/R/etc/Renviron.ucf", "/etc/tool/site.conf": "/usr/share/tool/site.conf"}
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// keyStoreOf reads a key store of Java as its documentation says and returns the certificates.
+func keyStoreOf(t *testing.T, store []byte) (certificates [][]byte) {
+	t.Helper()
+	if len(store) < 12+sha1.Size {
+		t.Fatalf("%d bytes", len(store))
+	}
+	body, sum := store[:len(store)-sha1.Size], store[len(store)-sha1.Size:]
+	h := sha1.New()
+	io.WriteString(h, "\x00c\x00h\x00a\x00n\x00g\x00e\x00i\x00tMighty Aphrodite")
+	h.Write(body)
+	if !bytes.Equal(sum, h.Sum(nil)) || !bytes.HasPrefix(body, []byte{0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2}) {
+		t.Errorf("the store does not begin and end as it has to: %x", store)
+	}
+	take := func(n int) []byte { b := body[:n]; body = body[n:]; return b }
+	short := func() string { return string(take(int(binary.BigEndian.Uint16(take(2))))) }
+	take(8)
+	for range binary.BigEndian.Uint32(take(4)) {
+		if kind := binary.BigEndian.Uint32(take(4)); kind != 2 {
+			t.Errorf("an entry of kind %d", kind)
+		}
+		short()
+		take(8)
+		if kind := short(); kind != "X.509" {
+			t.Errorf("a certificate of kind %s", kind)
+		}
+		certificates = append(certificates, take(int(binary.BigEndian.Uint32(take(4)))))
+	}
+	if len(body) > 0 {
+		t.Errorf("%d bytes are left", len(body))
+	}
+	return certificates
+}
+
+func TestKeyStore(t *testing.T) {
+	want := [][]byte{[]byte("one"), bytes.Repeat([]byte("x"), 70000)}
+	if diff := cmp.Diff(want, keyStoreOf(t, keyStore(want, time.Unix(1, 0)))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What R and Java need of their packages' scripts.
+func TestConfiguredUserland(t *testing.T) {
+	r := newRoot(time.Unix(1, 0), nil)
+	r.scripts = []string{"ucf /usr/share/r/Renviron /etc/R/Renviron\nucf /usr/share/none /etc/none\nucf /usr/share/r/Renviron /etc/own\n"}
+	pair := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("first")})
+	for name, text := range map[string]string{
+		"usr/share/r/Renviron": "R_LIBS=x\n", "etc/own": "own", "etc/default/cacerts": "",
+		allCertificates: string(pair) + "# comment\n" + string(pair),
+	} {
+		if err := r.tree.AddBytes(name, 0o644, []byte(text), "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(r.addConfigured(), r.addJavaKeys()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"etc/R/Renviron": "R_LIBS=x\n", "etc/own": "own", "etc/none": ""} {
+		if got, err := r.text(name); got != want || err != nil {
+			t.Errorf("/%s is %q, %v; want %q", name, got, err, want)
+		}
+	}
+	store, err := r.text(javaKeys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([][]byte{[]byte("first"), []byte("first")}, keyStoreOf(t, []byte(store))); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -50,6 +50,9 @@ func startNFSWith(t *testing.T, format string) *nfsServer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	run := t.TempDir()
 	config := filepath.Join(run, "ganesha.conf")
 	if err := os.WriteFile(config, fmt.Appendf(nil, format, run, dir), 0o600); err != nil {
