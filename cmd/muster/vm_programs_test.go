@@ -48,7 +48,7 @@ func TestVMPrograms(t *testing.T) {
 		s, err := c.client.Share(ctx, nfs.dir)
 		return err == nil && len(s.Mounts) == 2 && s.Mounts[0].State == "mounted" && s.Mounts[1].State == "mounted", nil
 	})
-	s := newSharedFolder(t, c, nfs.dir, nodes, "EIO")
+	s := newSharedFolder(t, c, nfs.dir, nodes, "got")
 	t.Run("share", func(t *testing.T) { shareChecks(t, s) })
 	t.Run("server killed", func(t *testing.T) { checkServerKilled(t, s, nfs) })
 	t.Run("recipes", func(t *testing.T) {
