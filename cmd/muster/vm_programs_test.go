@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -48,7 +50,7 @@ func TestVMPrograms(t *testing.T) {
 		s, err := c.client.Share(ctx, nfs.dir)
 		return err == nil && len(s.Mounts) == 2 && s.Mounts[0].State == "mounted" && s.Mounts[1].State == "mounted", nil
 	})
-	s := newSharedFolder(t, c, nfs.dir, nodes, "got")
+	s := newSharedFolder(t, c, nfs.dir, nodes, nfs.waitingLocks(t))
 	t.Run("share", func(t *testing.T) { shareChecks(t, s) })
 	t.Run("server killed", func(t *testing.T) { checkServerKilled(t, s, nfs) })
 	t.Run("recipes", func(t *testing.T) {
@@ -72,6 +74,28 @@ func TestVMPrograms(t *testing.T) {
 			t.Errorf("Java knows %q authorities", got)
 		}
 	})
+}
+
+// waitingLocks is what becomes of a lock that waits for another node, as docs/shares.md says it.
+func (s *nfsServer) waitingLocks(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command(s.program, "-v").CombinedOutput() // it ends with 1
+	version := regexp.MustCompile(`V(\d+)\.\d+`).FindStringSubmatch(string(out))
+	if version == nil {
+		t.Fatalf("%s -v says %q (%v)", s.program, out, err)
+	}
+	page, err := os.ReadFile("../../docs/shares.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits, sentence := "got", "with nfs-ganesha 4.3 a lock that waits for a program on another node is had"
+	if major, err := strconv.Atoi(version[1]); err != nil || major > 4 {
+		waits, sentence = "EIO", "With nfs-ganesha 6.5 it fails at once with an I/O error (EIO)"
+	}
+	if !strings.Contains(string(page), sentence) {
+		t.Errorf("docs/shares.md does not say: %s", sentence)
+	}
+	return waits
 }
 
 // recordProgram appends numbered lines until the file stop is there, each on the server's disk before it is
