@@ -79,9 +79,9 @@ func TestVMPrograms(t *testing.T) {
 // waitingLocks is what becomes of a lock that waits for another node, as docs/shares.md says it.
 func (s *nfsServer) waitingLocks(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command(s.program, "-v").CombinedOutput() // it ends with 1
+	out, err := exec.Command(s.program, "-v").CombinedOutput()
 	version := regexp.MustCompile(`V(\d+)\.\d+`).FindStringSubmatch(string(out))
-	if version == nil {
+	if err != nil || version == nil {
 		t.Fatalf("%s -v says %q (%v)", s.program, out, err)
 	}
 	page, err := os.ReadFile("../../docs/shares.md")
