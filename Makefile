@@ -56,6 +56,10 @@ build/%/manifest.json: bin/muster
 	@bin/muster build $* --output build/$*
 	@touch $@
 
+build/software/manifest.json: bin/muster cmd/muster/testdata/software.yaml
+	@bin/muster build ./cmd/muster/testdata/software.yaml --output build/software
+	@touch $@
+
 demo: go-version deps build ## build an image, boot two diskless virtual machines from it, run jobs
 	@bin/muster demo
 
@@ -72,7 +76,7 @@ test: go-version test-deps build $(VM_IMAGE) ## install what is needed and run a
 	@set -o pipefail; export MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm; \
 	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
 
-test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json ## only the tests that boot virtual machines
+test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json build/software/manifest.json ## only the tests that boot virtual machines
 	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
 	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 

@@ -20,7 +20,7 @@ import (
 
 // userlandFormat is the number of the way in which packages become a userland.
 // It changes when the same packages give another one.
-const userlandFormat = 3
+const userlandFormat = 4
 
 // userlandBlock is how much of a userland is packed, and unpacked, at a time. With 1 MiB
 // the userland is 7 % smaller than with 256 KiB; that costs a node 20 ms more for the first

@@ -22,6 +22,8 @@ func (r *root) finish(init []byte) error {
 		r.addCertificates(),
 		r.addCopies(),
 		r.addAlternatives(),
+		r.addConfigured(),
+		r.addJavaKeys(),
 		r.addShell(),
 		r.addLinkerCache(),
 		r.tree.AddBytes("usr/lib/muster/init", 0o755, init, "muster-init"),
@@ -114,13 +116,13 @@ func (r *root) addShell() error {
 	return nil
 }
 
+// allCertificates is the file of all authorities.
+const allCertificates = "etc/ssl/certs/ca-certificates.crt"
+
 // addCertificates joins the authorities of ca-certificates to the one file that OpenSSL,
 // GnuTLS and Go read, and gives OpenSSL its own name for it.
 func (r *root) addCertificates() error {
-	const (
-		folder = "usr/share/ca-certificates/mozilla/"
-		bundle = "etc/ssl/certs/ca-certificates.crt"
-	)
+	const folder, bundle = "usr/share/ca-certificates/mozilla/", allCertificates
 	var all strings.Builder
 	newest := 0 // source of them
 	for e := range r.tree.All() {
@@ -309,13 +311,6 @@ func sysusersFields(line string) []string {
 	return out
 }
 
-// alternative is one way to provide a command that several packages have.
-type alternative struct {
-	link, name, path string
-	priority         int
-	slaves           [][3]string // link, name, path
-}
-
 // addAlternatives makes the links that update-alternatives(1) would have made,
 // by the calls that stand in the packages' scripts.
 func (r *root) addAlternatives() error {
@@ -344,6 +339,26 @@ func (r *root) addAlternatives() error {
 	return nil
 }
 
+// addConfigured adds configuration that packages have as a master and put into place when
+// they are installed.
+func (r *root) addConfigured() error {
+	var errs []error
+	for _, script := range r.scripts {
+		for to, from := range configuredIn(script) {
+			to = unrooted(to)
+			if !r.absent(to) || r.absent(unrooted(from)) {
+				continue
+			}
+			text, err := r.text(unrooted(from))
+			if err == nil {
+				err = r.tree.AddBytes(to, 0o644, []byte(text), strings.TrimPrefix(from, "/"))
+			}
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // addLink makes link → /etc/alternatives/name → target, unless target is not
 // in the userland or something is at link.
 func (r *root) addLink(link, name, target string) error {
@@ -365,43 +380,4 @@ func unrooted(p string) string {
 		return "usr/" + p
 	}
 	return p
-}
-
-// alternativesIn finds the calls of update-alternatives --install in a shell
-// script. Of a call whose words are not literal, that word and what belongs to it
-// cannot be known and is left out.
-func alternativesIn(script string) []alternative {
-	var out []alternative
-	script = strings.ReplaceAll(script, "\\\n", " ")
-	for line := range strings.Lines(script) {
-		_, call, ok := strings.Cut(line, "update-alternatives ")
-		if !ok {
-			continue
-		}
-		words := strings.Fields(strings.NewReplacer(`"`, "", `'`, "", ";", " ").Replace(call))
-		var a *alternative
-		for i := 0; i < len(words); i++ {
-			switch {
-			case words[i] == "--install" && i+4 < len(words) && literal(words[i+1:i+4]):
-				priority, err := strconv.Atoi(words[i+4])
-				if err == nil {
-					a = &alternative{link: words[i+1], name: words[i+2], path: words[i+3], priority: priority}
-				}
-				i += 4
-			case words[i] == "--slave" && a != nil && i+3 < len(words):
-				if literal(words[i+1 : i+4]) {
-					a.slaves = append(a.slaves, [3]string{words[i+1], words[i+2], words[i+3]})
-				}
-				i += 3
-			}
-		}
-		if a != nil && !strings.Contains(a.name, "/") {
-			out = append(out, *a)
-		}
-	}
-	return out
-}
-
-func literal(words []string) bool {
-	return !slices.ContainsFunc(words, func(w string) bool { return strings.ContainsAny(w, "$`*?(){}") })
 }

@@ -2,15 +2,20 @@ package builder
 
 import (
 	"bytes"
+	"crypto/sha1"
+	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -149,16 +154,133 @@ update-alternatives --install /usr/lib/$arch/b b /usr/lib/b 5
 update-alternatives --install /usr/bin/c c /usr/bin/c.x 7 --slave /m/$f f /m/g --slave /usr/bin/d d /usr/bin/d.x
 update-alternatives --remove a /usr/bin/a.x
 update-alternatives --install /usr/bin/x ../x /usr/bin/y 7
-update-alternatives --install /usr/bin/e`
+update-alternatives --install /usr/bin/e
+`
+	script += `
+base=/usr/lib/jvm; tools='java keytool'
+dir="$base/21" # of this version
+level=21
+[ -z "$2" ] || level=$(expr $level - 1)
+for i in $tools; do
+  update-alternatives --install /usr/bin/$i $i ${dir}/bin/$i $level $slave1
+done
+for j in *.x; do update-alternatives --install /usr/bin/$j $j /opt/$j 1; done
+self=$self
+update-alternatives --install /usr/bin/$self self /opt/$self 1
+`
 	want := []alternative{
 		{"/usr/bin/awk", "awk", "/usr/bin/gawk", 10, [][3]string{
 			{"/usr/share/man/man1/awk.1.gz", "awk.1.gz", "/usr/share/man/man1/gawk.1.gz"}, {"/usr/bin/nawk", "nawk", "/usr/bin/gawk"},
 		}},
 		{"/usr/bin/a", "a", "/usr/bin/a.x", 50, nil},
 		{"/usr/bin/c", "c", "/usr/bin/c.x", 7, [][3]string{{"/usr/bin/d", "d", "/usr/bin/d.x"}}},
+		{"/usr/bin/java", "java", "/usr/lib/jvm/21/bin/java", 21, nil},
+		{"/usr/bin/keytool", "keytool", "/usr/lib/jvm/21/bin/keytool", 21, nil},
 	}
 	if diff := cmp.Diff(want, alternativesIn(script), cmp.AllowUnexported(alternative{})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestConfiguredIn(t *testing.T) {
+	got := configuredIn(`#!/bin/sh
+tmp=$(mktemp)
+cat /usr/lib/R/etc/Renviron.ucf > "$tmp"
+sed -i s/a/b/ "$tmp"
+ucf "$tmp" /etc/R/Renviron
+ucfr r-base-core /etc/R/Renviron
+conf=site.conf
+  if true; then ucf --three-way --debconf-ok /usr/share/tool/$conf /etc/tool/$conf; fi
+ucf $(mktemp) /etc/a
+ucf "$unknown" /etc/b
+ucf /usr/share/c "$to"
+echo ucf /usr/share/d /etc/d
+`)
+	want := map[string]string{"/etc/R/Renviron": "/usr/lib/R/etc/Renviron.ucf", "/etc/tool/site.conf": "/usr/share/tool/site.conf"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// keyStoreOf reads a key store of Java as its documentation says and returns the certificates.
+func keyStoreOf(t *testing.T, store []byte) (certificates [][]byte) {
+	t.Helper()
+	if len(store) < 12+sha1.Size {
+		t.Fatalf("%d bytes", len(store))
+	}
+	body, sum := store[:len(store)-sha1.Size], store[len(store)-sha1.Size:]
+	h := sha1.New()
+	io.WriteString(h, "\x00c\x00h\x00a\x00n\x00g\x00e\x00i\x00tMighty Aphrodite")
+	h.Write(body)
+	if !bytes.Equal(sum, h.Sum(nil)) || !bytes.HasPrefix(body, []byte{0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2}) {
+		t.Errorf("the store does not begin and end as it has to: %x", store)
+	}
+	take := func(n int) []byte { b := body[:n]; body = body[n:]; return b }
+	short := func() string { return string(take(int(binary.BigEndian.Uint16(take(2))))) }
+	take(8)
+	for range binary.BigEndian.Uint32(take(4)) {
+		if kind := binary.BigEndian.Uint32(take(4)); kind != 2 {
+			t.Errorf("an entry of kind %d", kind)
+		}
+		short()
+		take(8)
+		if kind := short(); kind != "X.509" {
+			t.Errorf("a certificate of kind %s", kind)
+		}
+		certificates = append(certificates, take(int(binary.BigEndian.Uint32(take(4)))))
+	}
+	if len(body) > 0 {
+		t.Errorf("%d bytes are left", len(body))
+	}
+	return certificates
+}
+
+func TestKeyStore(t *testing.T) {
+	want := [][]byte{[]byte("one"), bytes.Repeat([]byte("x"), 70000)}
+	if diff := cmp.Diff(want, keyStoreOf(t, keyStore(want, time.Unix(1, 0)))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What R and Java need of their packages' scripts.
+func TestConfiguredUserland(t *testing.T) {
+	r := newRoot(time.Unix(1, 0), nil)
+	r.scripts = []string{"ucf /usr/share/r/Renviron /etc/R/Renviron\nucf /usr/share/none /etc/none\nucf /usr/share/r/Renviron /etc/own\n"}
+	pair := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("first")})
+	for name, text := range map[string]string{
+		"usr/share/r/Renviron": "R_LIBS=x\n", "etc/own": "own", "etc/default/cacerts": "",
+		allCertificates: string(pair) + "# comment\n" + string(pair),
+	} {
+		if err := r.tree.AddBytes(name, 0o644, []byte(text), "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(r.addConfigured(), r.addJavaKeys()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"etc/R/Renviron": "R_LIBS=x\n", "etc/own": "own", "etc/none": ""} {
+		if got, err := r.text(name); got != want || err != nil {
+			t.Errorf("/%s is %q, %v; want %q", name, got, err, want)
+		}
+	}
+	store, err := r.text(javaKeys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([][]byte{[]byte("first"), []byte("first")}, keyStoreOf(t, []byte(store))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A script whose loops are in each other is not unrolled without end.
+func TestKnownLinesAreBounded(t *testing.T) {
+	script, use := "", "echo"
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		script += "for " + name + " in 1 2 3 4 5 6 7 8 9\ndo\n"
+		use += " $" + name
+	}
+	if got := knownLines(script + use + "\n"); len(got) > 2*maxUnrolled {
+		t.Errorf("%d lines", len(got))
 	}
 }
 

@@ -17,8 +17,10 @@ import (
 
 // nfsServer exports a folder of this system by NFS, as an external server does.
 type nfsServer struct {
-	dir string // what it exports, as /x
-	cmd *exec.Cmd
+	dir     string // what it exports, as /x
+	program string
+	config  string
+	cmd     *exec.Cmd
 }
 
 // The server of Debian 12, 4.3, answers READ_PLUS of version 4.2 with zeros.
@@ -29,6 +31,13 @@ EXPORT { Export_Id = 1; Path = "%[2]s"; Pseudo = "/x"; Protocols = 4; Transports
 
 // startNFS starts a server in the namespace of the tests.
 func startNFS(t *testing.T) *nfsServer {
+	t.Helper()
+	return startNFSWith(t, ganeshaConfig)
+}
+
+// startNFSWith starts a server with a configuration: a format of the folder of its state and of the folder
+// that it exports.
+func startNFSWith(t *testing.T, format string) *nfsServer {
 	t.Helper()
 	// The package starts a server of the whole system where it is installed, so make does not.
 	program, err := exec.LookPath("ganesha.nfsd")
@@ -41,28 +50,31 @@ func startNFS(t *testing.T) *nfsServer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	run := t.TempDir()
 	config := filepath.Join(run, "ganesha.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, ganeshaConfig, run, dir), 0o600); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, format, run, dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(filepath.Join(run, "recovery"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s := &nfsServer{dir: dir}
-	s.start(t, program, config)
+	s := &nfsServer{dir: dir, program: program, config: config}
+	s.start(t)
 	t.Cleanup(s.stop)
 	return s
 }
 
-func (s *nfsServer) start(t *testing.T, program, config string) {
+func (s *nfsServer) start(t *testing.T) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.ArtifactDir(), "ganesha.log"))
+	log, err := os.OpenFile(filepath.Join(t.ArtifactDir(), "ganesha.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s.cmd = exec.Command(program, "-F", "-f", config, "-L", "STDERR", "-p", filepath.Join(filepath.Dir(config), "pid"))
+	s.cmd = exec.Command(s.program, "-F", "-f", s.config, "-L", "STDERR", "-p", filepath.Join(filepath.Dir(s.config), "pid"))
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {

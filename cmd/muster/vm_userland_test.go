@@ -66,6 +66,10 @@ func TestVMUserland(t *testing.T) {
 		}
 	}
 	c.logMemory(guests[0])
+	t.Run("programs as alone", func(t *testing.T) {
+		dir, alone := inUserland(t, c.image)
+		c.checkUnchanged(t, "n1", dir, alone)
+	})
 	t.Run("a terminal", func(t *testing.T) {
 		script := need.Program(t, "script", "bsdutils") // it gives muster a terminal
 		cmd := exec.CommandContext(t.Context(), script, "-qec", c.bin+` --head `+c.socket()+` run -t bash -c 'tty; stty size; read -r x; echo "got $x"; exit 5'`, "/dev/null")
