@@ -48,10 +48,14 @@ const (
 	HeaderError = "Error"
 )
 
-// MaxChunk is the most data bytes in one message: a chunk of output, of
-// input or of a file. NATS messages carry 1 MiB at most; smaller chunks keep
-// one loud task from delaying the others.
+// MaxChunk is the most data bytes in one message: a chunk of input or of a
+// file. NATS messages carry 1 MiB at most; smaller chunks keep one loud task
+// from delaying the others.
 const MaxChunk = 64 << 10
+
+// MaxOutput is the most data bytes in a frame of output. A message passes
+// through a dozen goroutines on its way, which costs more than its bytes do.
+const MaxOutput = 256 << 10
 
 // JoinRequest is what an agent says of itself: at once after connecting,
 // again after each reconnection, and every 30 s while it is pending.

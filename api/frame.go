@@ -84,16 +84,26 @@ func ParseFrame(b []byte) (Frame, error) {
 
 // ReadFrame reads the next frame from r. It returns io.EOF at a clean end and
 // io.ErrUnexpectedEOF in the middle of a frame.
-func ReadFrame(r io.Reader) (Frame, error) {
-	var h [FrameHeaderSize]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
+func ReadFrame(r io.Reader) (Frame, error) { return ReadFrameInto(r, new([]byte)) }
+
+// ReadFrameInto is ReadFrame with the data in *buf, which is made longer where
+// that is needed. Data is valid until *buf is used again.
+func ReadFrameInto(r io.Reader, buf *[]byte) (Frame, error) {
+	if cap(*buf) < FrameHeaderSize {
+		*buf = make([]byte, FrameHeaderSize)
+	}
+	h := (*buf)[:FrameHeaderSize]
+	if _, err := io.ReadFull(r, h); err != nil {
 		return Frame{}, err
 	}
-	f, n, err := parseHeader(h[:])
+	f, n, err := parseHeader(h)
 	if err != nil {
 		return f, err
 	}
-	f.Data = make([]byte, n)
+	if cap(*buf) < n {
+		*buf = make([]byte, n)
+	}
+	f.Data = (*buf)[:n]
 	if _, err := io.ReadFull(r, f.Data); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF

@@ -323,7 +323,7 @@ func (a *Agents) onOutput(key, task string, m *nats.Msg) {
 			return
 		}
 		f, err := api.ParseFrame(m.Data)
-		if err == nil && (f.Type != api.FrameOutput || len(f.Data) > api.MaxChunk) {
+		if err == nil && (f.Type != api.FrameOutput || len(f.Data) > api.MaxOutput) {
 			err = fmt.Errorf("type %d with %d bytes is no chunk of output", f.Type, len(f.Data))
 		}
 		if err != nil {

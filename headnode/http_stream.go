@@ -126,13 +126,12 @@ type runStream struct {
 	client int   // its number at the relay
 	out    *bufio.Writer
 	conn   net.Conn
-	frame  []byte
 }
 
 // run serves the client until the job has ended and all was sent, or the
 // client is gone.
 func (st *runStream) run(ctx context.Context, conn net.Conn, in *bufio.Reader) error {
-	st.conn, st.out = conn, bufio.NewWriterSize(conn, 256<<10)
+	st.conn, st.out = conn, bufio.NewWriterSize(conn, outputBuffer)
 	if st.sends && st.job.relay != nil {
 		st.client = st.job.relay.attach(st.input)
 	}
@@ -219,8 +218,12 @@ func (js *jobs) resize(id uint64, w api.Window) {
 }
 
 func (st *runStream) send(f api.Frame) error {
-	st.frame = api.AppendFrame(st.frame[:0], f)
-	_, err := st.out.Write(st.frame)
+	if st.out.Available() < api.FrameHeaderSize+len(f.Data) {
+		if err := st.out.Flush(); err != nil {
+			return err
+		}
+	}
+	_, err := st.out.Write(api.AppendFrame(st.out.AvailableBuffer(), f)) // in place, where it fits
 	return err
 }
 

@@ -168,10 +168,10 @@ func (l *taskLog) append(f api.Frame, done func(int64, error)) {
 	if done == nil {
 		done = func(int64, error) {}
 	}
-	if len(f.Data) > api.MaxChunk || f.Stream != api.Stdout && f.Stream != api.Stderr {
+	if len(f.Data) > api.MaxOutput || f.Stream != api.Stdout && f.Stream != api.Stderr {
 		done(0, &api.Error{
 			Code: api.CodeInvalid,
-			Msg:  fmt.Sprintf("output frame has %d bytes and stream %d; at most %d bytes of stream 1 or 2 are taken", len(f.Data), f.Stream, api.MaxChunk),
+			Msg:  fmt.Sprintf("output frame has %d bytes and stream %d; at most %d bytes of stream 1 or 2 are taken", len(f.Data), f.Stream, api.MaxOutput),
 		})
 		return
 	}
@@ -426,7 +426,7 @@ type cursor struct {
 
 // outputBuffer is the size of the buffer for [taskLog.read]: a whole chunk
 // fits.
-const outputBuffer = 256 << 10
+const outputBuffer = 2 * api.MaxOutput
 
 // read returns the output from c on that lies in buf's size, as frames that
 // alias buf, and moves c behind it. It returns no frame when there is no

@@ -23,7 +23,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var errTorn = errors.New("chunk is damaged")
 
 // appendChunk appends the disk form of data, which is not empty and at most
-// api.MaxChunk long, to b.
+// api.MaxOutput long, to b.
 func appendChunk(b []byte, stream api.Stream, data []byte) []byte {
 	var h [chunkHeader]byte
 	h[0] = byte(stream)
@@ -38,7 +38,7 @@ func parseChunkHeader(h []byte) (stream api.Stream, n int, sum uint32, err error
 	stream = api.Stream(h[0])
 	size := binary.BigEndian.Uint32(h[4:])
 	bad := stream != api.Stdout && stream != api.Stderr
-	if bad || h[1]|h[2]|h[3] != 0 || size == 0 || size > api.MaxChunk {
+	if bad || h[1]|h[2]|h[3] != 0 || size == 0 || size > api.MaxOutput {
 		return 0, 0, 0, errTorn
 	}
 	return stream, int(size), binary.BigEndian.Uint32(h[8:]), nil
@@ -63,7 +63,7 @@ type scanResult struct {
 func scanChunks(r io.Reader, verify bool) (scanResult, error) {
 	var s scanResult
 	in := bufio.NewReaderSize(r, 256<<10)
-	buf := make([]byte, api.MaxChunk)
+	buf := make([]byte, api.MaxOutput)
 	var h [chunkHeader]byte
 	for {
 		if _, err := io.ReadFull(in, h[:]); err != nil {

@@ -96,7 +96,7 @@ func TestOutputRefuses(t *testing.T) {
 	o := newTestOutputs(t, t.TempDir())
 	l := mustTask(t, o, true)
 	for name, f := range map[string]api.Frame{
-		"too long":     {Stream: api.Stdout, Data: make([]byte, api.MaxChunk+1)},
+		"too long":     {Stream: api.Stdout, Data: make([]byte, api.MaxOutput+1)},
 		"which stream": {Stream: 3, Data: []byte("x")},
 	} {
 		var err error
@@ -283,7 +283,7 @@ func TestOutputSeek(t *testing.T) {
 	whole := make([]byte, 5<<20)
 	rand.NewChaCha8([32]byte{1}).Read(whole)
 	for off := 0; off < len(whole); {
-		n := min(1+off%api.MaxChunk, len(whole)-off)
+		n := min(1+off%api.MaxOutput, len(whole)-off)
 		l.append(api.Frame{Stream: api.Stdout, Offset: int64(off), Data: whole[off : off+n]}, nil)
 		off += n
 	}

@@ -232,11 +232,13 @@ func (r *run) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// read passes frames on until the connection ends.
+// read passes frames on until the connection ends. Who has taken a frame is
+// done with the one before, so that two buffers do.
 func (s *session) read() {
-	in := bufio.NewReaderSize(s.body, 256<<10)
-	for {
-		f, err := api.ReadFrame(in)
+	in := bufio.NewReaderSize(s.body, 16<<10)
+	var bufs [2][]byte
+	for i := 0; ; i++ {
+		f, err := api.ReadFrameInto(in, &bufs[i%2])
 		if err != nil {
 			s.err <- err
 			return

@@ -17,7 +17,7 @@ import (
 
 const (
 	// window is how much output may be on its way to the head.
-	window = 32 * api.MaxChunk
+	window = 8 * api.MaxOutput
 	// resendAfter is how long the shim waits for an acknowledgement before it
 	// sends again; it doubles up to resendMax.
 	resendAfter = 2 * time.Second
@@ -264,7 +264,7 @@ func (s *shim) forget() {
 // send writes to the agent whatever it should know, until the task is
 // forgotten.
 func (s *shim) send() {
-	buf := make([]byte, 0, api.FrameHeaderSize+api.MaxChunk)
+	buf := make([]byte, 0, api.FrameHeaderSize+api.MaxOutput)
 	for {
 		c, b, err := s.next(buf)
 		if c == nil {
@@ -343,7 +343,7 @@ func (s *shim) output(b []byte) ([]byte, error) {
 	if !s.going || s.sent >= end || s.sent-acked >= window {
 		return b, nil
 	}
-	data := b[api.FrameHeaderSize:cap(b)][:api.MaxChunk]
+	data := b[api.FrameHeaderSize:cap(b)][:api.MaxOutput]
 	stream, n, err := s.spool.read(s.sent, data)
 	if err != nil || n == 0 {
 		return b, err

@@ -19,7 +19,7 @@ const (
 )
 
 // maxSocketData bounds a frame between agent and shim.
-const maxSocketData = 128 << 10
+const maxSocketData = api.MaxOutput
 
 // frameReader reads frames into one buffer.
 type frameReader struct {

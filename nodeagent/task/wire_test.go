@@ -17,7 +17,7 @@ import (
 func TestFrameReader(t *testing.T) {
 	frames := []api.Frame{
 		{Type: frameGo},
-		{Type: api.FrameOutput, Stream: api.Stderr, Task: 3, Offset: 1 << 40, Data: bytes.Repeat([]byte("x"), api.MaxChunk)},
+		{Type: api.FrameOutput, Stream: api.Stderr, Task: 3, Offset: 1 << 40, Data: bytes.Repeat([]byte("x"), api.MaxOutput)},
 		{Type: frameEvent, Data: bytes.Repeat([]byte("y"), maxSocketData)}, // more than the buffer's first size
 		{Type: frameForget},
 	}
@@ -86,7 +86,7 @@ func FuzzShimSocket(f *testing.F) {
 			s.handle(ours, fr)
 			s.mu.Lock()
 			if len(s.messages(nil)) == 0 {
-				if _, err := s.output(make([]byte, 0, api.FrameHeaderSize+api.MaxChunk)); err != nil {
+				if _, err := s.output(make([]byte, 0, api.FrameHeaderSize+api.MaxOutput)); err != nil {
 					t.Error(err)
 				}
 			}
