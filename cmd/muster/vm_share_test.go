@@ -39,6 +39,15 @@ func startNFS(t *testing.T) *nfsServer {
 // that it exports.
 func startNFSWith(t *testing.T, format string) *nfsServer {
 	t.Helper()
+	s := prepareNFS(t, format)
+	s.start(t)
+	t.Cleanup(s.stop)
+	return s
+}
+
+// prepareNFS makes the folder and the configuration of a server.
+func prepareNFS(t *testing.T, format string) *nfsServer {
+	t.Helper()
 	// The package starts a server of the whole system where it is installed, so make does not.
 	program, err := exec.LookPath("ganesha.nfsd")
 	if err != nil {
@@ -61,10 +70,7 @@ func startNFSWith(t *testing.T, format string) *nfsServer {
 	if err := os.Mkdir(filepath.Join(run, "recovery"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s := &nfsServer{dir: dir, program: program, config: config}
-	s.start(t)
-	t.Cleanup(s.stop)
-	return s
+	return &nfsServer{dir: dir, program: program, config: config}
 }
 
 func (s *nfsServer) start(t *testing.T) {
