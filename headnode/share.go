@@ -363,6 +363,10 @@ type shareNode struct {
 	name, ip string
 	up       bool
 	mounts   []api.MountStatus
+
+	image    string // ID of what it runs
+	userland string // SHA-256 of its userland
+	headIP   string // address of the head that it knows
 }
 
 // mountsOf are the shares that a node is to mount.
