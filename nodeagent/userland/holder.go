@@ -106,34 +106,6 @@ func (h *Holder) Held() string {
 	return ""
 }
 
-// Where tells where the userland is that is held: in memory, or in a share, from which place, and why that does not
-// answer. bytes are what of the node's memory it takes for good. All is empty as long as there is none.
-func (h *Holder) Where() (in api.UserlandIn, place string, bytes int64, stalled string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case !h.held:
-		return "", "", 0, ""
-	case h.where == api.UserlandShare:
-		return h.where, h.from, 0, h.stalled
-	}
-	return api.UserlandMemory, "", h.cfg.Want.Size, ""
-}
-
-// Offer tells whether there is a share that has the userland, as in [api.NodeConfig]. Nil: there is none. What is
-// mounted already stays.
-func (h *Holder) Offer(s *api.UserlandSource) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	same := (s == nil) == (h.offer.source == nil) && (s == nil || *s == *h.offer.source)
-	if h.offer.told && same {
-		return
-	}
-	h.offer = offer{told: true, source: s}
-	close(h.moved)
-	h.moved = make(chan struct{})
-}
-
 // Root is the folder that the userland is mounted on. As long as it is not, the
 // error says how far it is.
 func (h *Holder) Root() (string, error) {
@@ -329,27 +301,6 @@ func (h *Holder) try(ctx context.Context, files string, o offer, moved <-chan st
 	}
 	h.found(api.UserlandMemory, "")
 	return h.done()
-}
-
-// tryShare is one attempt at a share.
-func (h *Holder) tryShare(ctx context.Context, files string, s api.UserlandSource) error {
-	if err := h.share(ctx, files, s); err != nil {
-		h.shareFailed++
-		return h.trouble(err)
-	}
-	h.found(api.UserlandShare, from(s))
-	return h.done()
-}
-
-// holdsInstead tells whether a machine that could read its userland from a share holds it, since the share does not
-// work: one that may, and has the room.
-func (h *Holder) holdsInstead() bool {
-	return h.shareFailed >= shareTries && h.cfg.Want.In == api.UserlandAuto && tooSmall(h.cfg.Want.MemoryMiB, h.cfg.MemTotalMiB) == ""
-}
-
-// waitsForShare tells whether a share that comes later would help.
-func waitsForShare(want api.Userland) bool {
-	return want.VerityRoot != "" && (want.In == api.UserlandShare || want.In == api.UserlandAuto)
 }
 
 // trouble shows an error that may go away.
