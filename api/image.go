@@ -15,6 +15,19 @@ type Image struct {
 	Kexec    KexecPolicy `json:"kexec"`
 	Nodes    []string    `json:"nodes" doc:"nodes that run it now"`
 	Assigned []string    `json:"assigned" doc:"nodes and declared machines whose own image it is"`
+	// Userland is what its tasks see; absent: it has none.
+	Userland *ImageUserland `json:"userland,omitempty"`
+}
+
+// ImageUserland is the userland of an image.
+type ImageUserland struct {
+	SHA256    string     `json:"sha256"`
+	Bytes     int64      `json:"bytes"`
+	In        UserlandIn `json:"in" doc:"where nodes have it: memory, share, or auto"`
+	MemoryMiB int64      `json:"memory_mib" doc:"least memory of a machine that holds it"`
+	Share     string     `json:"share,omitempty" doc:"where nodes read it instead: HOST:/FOLDER, or a folder of a share; kept by the name of the image"`
+	File      string     `json:"file,omitempty" doc:"its name there; absent: it cannot be read from a share, build the image again"`
+	Blob      string     `json:"blob" doc:"file of the head to copy there"`
 }
 
 // ImageManifest is the manifest of a published image.
@@ -49,5 +62,7 @@ type AssignImageRequest struct {
 
 // ImageSettings changes what is set of an image.
 type ImageSettings struct {
-	Kexec KexecPolicy `json:"kexec" doc:"media, always or never"`
+	Kexec KexecPolicy `json:"kexec,omitempty" doc:"media, always or never; absent: as it is"`
+	// UserlandShare is kept by the name of the image, so that it is also that of what is published under it later.
+	UserlandShare *string `json:"userland_share,omitempty" doc:"where nodes read its userland: HOST:/FOLDER, or a folder of a share; empty: nowhere; absent: as it is"`
 }

@@ -80,6 +80,11 @@ type Software struct {
 	// is empty here and in UserlandWanted, and takes only tasks that name it.
 	Userland       string `json:"userland,omitempty" doc:"SHA-256 of the userland that it holds"`
 	UserlandWanted string `json:"userland_wanted,omitempty" doc:"SHA-256 of the userland that its image has"`
+	// Where it has it, once it has.
+	UserlandIn      UserlandIn `json:"userland_in,omitempty" doc:"memory or share"`
+	UserlandFrom    string     `json:"userland_from,omitempty" doc:"HOST:/FOLDER that it is read from"`
+	UserlandStalled string     `json:"userland_stalled,omitempty" doc:"why what reads it waits"`
+	UserlandBytes   int64      `json:"userland_bytes,omitempty" doc:"of the node's memory that it takes for good"`
 }
 
 // Load is what a node reports with each heartbeat.

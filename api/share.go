@@ -62,6 +62,8 @@ type NodeConfig struct {
 	Group  string `json:"group,omitempty"`
 	Hosts  string `json:"hosts,omitempty"`
 	Resolv string `json:"resolv,omitempty"`
+	// Userland is where the userland of the node's image can be read. Nil: nowhere, it has to be held.
+	Userland *UserlandSource `json:"userland,omitempty"`
 }
 
 // NodeMount is a share as a node mounts it, with mount(2) as NFS 4.2.

@@ -25,14 +25,14 @@ func (f initramfsFile) blobs() []deb.FileHash { return []deb.FileHash{f.File} }
 
 // initramfsStep assembles and compresses the initramfs. Its bytes follow from the image
 // ID alone.
-func initramfsStep(ctx context.Context, cfg Config, c *cache, ids ids, k kernelFiles, u userlandFiles, commands []goCommand, mtime time.Time) (initramfsFile, bool, error) {
+func initramfsStep(ctx context.Context, cfg Config, c *cache, ids ids, k kernelFiles, pack packFiles, u userlandFiles, commands []goCommand, mtime time.Time) (initramfsFile, bool, error) {
 	return runStep(ctx, c, "initramfs", ids, func() (initramfsFile, error) {
 		own, err := newSpool(c, "files")
 		if err != nil {
 			return initramfsFile{}, err
 		}
 		defer own.close()
-		t, err := assemble(cfg, c, own, ids, k, u, commands, mtime)
+		t, err := assemble(cfg, c, own, ids, k, pack, u, commands, mtime)
 		if err != nil {
 			return initramfsFile{}, fmt.Errorf("assembling initramfs: %w", err)
 		}
@@ -63,14 +63,14 @@ func (c *contextWriter) Write(p []byte) (int, error) {
 }
 
 // assemble makes the tree that docs/initramfs.md describes.
-func assemble(cfg Config, c *cache, own *spool, ids ids, k kernelFiles, u userlandFiles, commands []goCommand, mtime time.Time) (*initramfs.Tree, error) {
+func assemble(cfg Config, c *cache, own *spool, ids ids, k kernelFiles, pack packFiles, u userlandFiles, commands []goCommand, mtime time.Time) (*initramfs.Tree, error) {
 	t := initramfs.NewTree(mtime)
 	err := errors.Join(
 		addFolders(t, k.Release),
 		addPrograms(t, cfg, commands),
 		addBlobs(t, c, k),
 		addTexts(t, cfg.Definition, ids, k),
-		addUserland(t, u),
+		addUserland(t, k, pack, u),
 		addSetup(t, cfg.Definition),
 		addFiles(t, own, cfg.Definition),
 	)
@@ -164,11 +164,13 @@ func addTexts(t *initramfs.Tree, d *images.Definition, ids ids, k kernelFiles) e
 }
 
 // addUserland says which userland the node shall fetch once it has joined.
-func addUserland(t *initramfs.Tree, u userlandFiles) error {
+func addUserland(t *initramfs.Tree, k kernelFiles, pack packFiles, u userlandFiles) error {
 	if !u.exists() {
 		return nil
 	}
-	text, err := json.Marshal(u.artifact().Userland())
+	described := u.artifact().Userland()
+	described.Modules = pack.userlandModules(k.Names)
+	text, err := json.Marshal(described)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ import (
 
 // format is the number of the way in which artifacts are made. It changes when
 // the same inputs give other bytes.
-const format = 3
+const format = 4
 
 // Config is what [Build] needs.
 type Config struct {
@@ -147,7 +147,7 @@ func build(ctx context.Context, cfg Config) (*images.Manifest, error) {
 		cfg.Progress(Event{Step: StepLoaders, End: true, Cached: cached})
 	}
 	ids := computeIDs(cfg, lock, kernel, userland, commands)
-	archive, cached, err := initramfsStep(ctx, cfg, store, ids, kernel, userland, commands, imageTime(cfg, lock))
+	archive, cached, err := initramfsStep(ctx, cfg, store, ids, kernel, pack, userland, commands, imageTime(cfg, lock))
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ import (
 const packName = "modules.tar"
 
 // packFormat is the number of the way in which a pack is made.
-const packFormat = 1
+const packFormat = 2
 
 // packInputs is what a pack depends on.
 type packInputs struct {
@@ -40,6 +40,8 @@ type packFiles struct {
 	Pack    deb.FileHash // tar
 	Index   []namedBlob  // what depmod writes, and [kmod.PackFile]
 	Count   int
+	// Share are the modules that a node needs to read its userland from a share, in the order of loading.
+	Share []images.UserlandModule
 }
 
 func (p packFiles) blobs() []deb.FileHash {
@@ -116,6 +118,7 @@ func packModules(ctx context.Context, cfg Config, c *cache, k *kernelPackage, mt
 		cfg.Log.Debug("module left out of the index: another that it needs is in no package of the kernel", "artifact", info.Path, "part", set.Lacking[name])
 	}
 	pack.SHA256, pack.Size, out.Count = out.Pack.SHA256, out.Pack.Size, len(pack.Pieces)
+	out.Share = shareModules(set.Index, pack.Pieces)
 	files := set.Index.Files()
 	files[kmod.PackFile] = pack.Encode()
 	for _, name := range sortedKeys(files) {

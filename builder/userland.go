@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,6 +15,7 @@ import (
 
 	"muster/builder/deb"
 	"muster/builder/squashfs"
+	"muster/builder/verity"
 	"muster/images"
 	"muster/initramfs"
 )
@@ -47,13 +49,15 @@ type userlandInputs struct {
 
 // userlandFiles is the file system that tasks see. The zero value is none.
 type userlandFiles struct {
-	Image    deb.FileHash // squashfs
-	Chunks   []string     // SHA-256 of every [images.ChunkSize] bytes
+	Image    deb.FileHash // squashfs, with the hash tree behind it
+	Verity   images.Verity
+	Chunks   []string // SHA-256 of every [images.ChunkSize] bytes
 	Packages int
 	Files    int
 	Bytes    int64 // of all files, unpacked
 	Sources  int   // beside packages
 	Inside   []insidePackage
+	In       images.UserlandIn `json:"-"` // as the definition has it
 }
 
 // exists says whether there is a userland.
@@ -68,7 +72,10 @@ func (u userlandFiles) blobs() []deb.FileHash {
 }
 
 func (u userlandFiles) artifact() images.Artifact {
-	return images.Artifact{Kind: images.KindUserland, Name: userlandName, Size: u.Image.Size, SHA256: u.Image.SHA256, ChunksSHA256: u.Chunks}
+	return images.Artifact{
+		Kind: images.KindUserland, Name: userlandName, Size: u.Image.Size, SHA256: u.Image.SHA256, ChunksSHA256: u.Chunks,
+		In: cmp.Or(u.In, images.UserlandAuto), Verity: &u.Verity,
+	}
 }
 
 func (u userlandFiles) summary() string {
@@ -76,8 +83,12 @@ func (u userlandFiles) summary() string {
 	if u.Sources > 0 {
 		sources = fmt.Sprintf(", %d other sources", u.Sources)
 	}
-	return fmt.Sprintf("%d packages%s, %.1f MB (%.0f MB unpacked), nodes from %d MiB",
-		u.Packages, sources, float64(u.Image.Size)/1e6, float64(u.Bytes)/1e6, images.UserlandMemoryMiB(u.Image.Size))
+	nodes := fmt.Sprintf("nodes from %d MiB", images.UserlandMemoryMiB(u.Image.Size))
+	if u.In == images.UserlandShare {
+		nodes = "read from a share"
+	}
+	return fmt.Sprintf("%d packages%s, %.1f MB (%.0f MB unpacked), %s",
+		u.Packages, sources, float64(u.Image.Size)/1e6, float64(u.Bytes)/1e6, nodes)
 }
 
 // userlandStep unpacks the packages of the userland and packs what tasks shall see of them.
@@ -131,6 +142,7 @@ func userlandStep(ctx context.Context, cfg Config, c *cache, client *deb.Client,
 	if err != nil {
 		return u, cached, fmt.Errorf("userland: %w", err)
 	}
+	u.In = cfg.Definition.UserlandIn
 	return u, cached, nil
 }
 
@@ -162,7 +174,12 @@ func packUserland(ctx context.Context, cfg Config, c *cache, mtime time.Time, pa
 			return err
 		}
 		out.Bytes = stats.DataBytes
-		out.Chunks, err = chunkHashes(io.NewSectionReader(f, 0, stats.Size))
+		tree, err := verity.Append(ctx, f, stats.Size)
+		if err != nil {
+			return err
+		}
+		out.Verity = images.Verity{Root: tree.Root, Blocks: tree.Blocks}
+		out.Chunks, err = chunkHashes(io.NewSectionReader(f, 0, tree.Size))
 		return err
 	})
 	return out, err

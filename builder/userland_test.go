@@ -411,7 +411,7 @@ func TestUserlandIsNamed(t *testing.T) {
 	if err := json.Unmarshal(records(t, cfg.Out)["etc/muster/userland.json"].Data, &got); err != nil {
 		t.Fatal(err)
 	}
-	want := images.Userland{SHA256: art.SHA256, Size: art.Size, MemoryMiB: 256, Chunk: 1 << 20, Chunks: art.ChunksSHA256}
+	want := images.Userland{SHA256: art.SHA256, Size: art.Size, MemoryMiB: 256, Chunk: 1 << 20, Chunks: art.ChunksSHA256, In: images.UserlandAuto, VerityRoot: art.Verity.Root, VerityBlocks: art.Verity.Blocks}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("userland.json (-want +got):\n%s", diff)
 	}

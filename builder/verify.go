@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"muster/builder/hybrid"
 	"muster/builder/squashfs"
+	"muster/builder/verity"
 	"muster/images"
 	"muster/initramfs"
 )
@@ -236,6 +238,13 @@ func sameUserland(text []byte, m *images.Manifest) error {
 	if err := json.Unmarshal(text, &got); err != nil {
 		return fmt.Errorf("its %s cannot be read: %w", images.UserlandFile, err)
 	}
+	if mods := got.Modules; mods != nil {
+		pack, _ := m.File(images.KindModules)
+		if mods.SHA256 != pack.SHA256 || mods.Size != pack.Size {
+			return fmt.Errorf("its %s is of the modules %s with %d bytes, the manifest has %s with %d", images.UserlandFile, mods.SHA256, mods.Size, pack.SHA256, pack.Size)
+		}
+		got.Modules = nil // of which the manifest says no more
+	}
 	if !reflect.DeepEqual(got, want) {
 		return fmt.Errorf("its %s is of the userland %s with %d bytes in %d pieces, the manifest has %s with %d in %d",
 			images.UserlandFile, got.SHA256, got.Size, len(got.Chunks), want.SHA256, want.Size, len(want.Chunks))
@@ -260,6 +269,9 @@ func verifyUserland(name string, a images.Artifact) (string, error) {
 		}
 	}
 	files, err := readWholeUserland(name)
+	if v := a.Verity; v != nil && err == nil {
+		err = verity.Check(context.Background(), f, a.Size, verity.Tree{Root: v.Root, Blocks: v.Blocks, Size: a.Size})
+	}
 	return fmt.Sprintf("userland, squashfs, %d files, nodes from %d MiB", files, a.Userland().MemoryMiB), err
 }
 

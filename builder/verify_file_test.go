@@ -47,7 +47,7 @@ func TestVerifyLoose(t *testing.T) {
 		"initramfs":            {file("initramfs.zst"), "initramfs of image " + m.ID[:12], againstList, ""},
 		"initramfs, truncated": {half(file("initramfs.zst")), "", "", "reading initramfs"},
 		"userland":             {file("userland.sqfs"), "squashfs, ", "", ""},
-		"userland, truncated":  {half(file("userland.sqfs")), "", "", "damaged squashfs"},
+		"userland, truncated":  {half(half(file("userland.sqfs"))), "", "", "damaged squashfs"},
 		"lock":                 {file("lock.json"), "lock of ", "", ""},
 		"lock, truncated":      {half(file("lock.json")), "", "", "unexpected EOF"},
 		"kernel":               {bootableKernel(t, nil), "kernel " + newKernel + ", not signed", "", ""},

@@ -56,6 +56,8 @@ type Head struct {
 	Identity *Identity
 	Shares   *Shares
 
+	userlands *userlandOffers
+
 	cfg     Config
 	state   *store.State
 	store   *store.Store
@@ -147,6 +149,8 @@ func (h *Head) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.Nodes.mountsOf = h.Shares.mountsOf
+	h.userlands = newUserlandOffers(h.Images, nil)
+	h.Nodes.userlandOf = h.userlands.of
 	h.jobs, err = newJobs(jobsConfig{
 		Shares: h.Shares.Paths, Allows: h.Settings.allows,
 		Store: h.store, Fleet: h.Nodes, Dir: h.state.Path("output"), Log: cfg.Log.With("part", "jobs"),
@@ -179,6 +183,7 @@ func (h *Head) Run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return h.Nodes.runConfigs(ctx) })
 	g.Go(func() error { return h.Shares.Run(ctx) })
 	g.Go(func() error { return h.Shares.runLocal(ctx) })
+	g.Go(func() error { return h.userlands.Run(ctx, h.Nodes.configure) })
 	g.Go(func() error { return h.jobs.Run(ctx) })
 	if err := h.agents.start(h.jobs); err != nil {
 		g.Go(func() error { return err })

@@ -38,6 +38,8 @@ type Images struct {
 	log   *slog.Logger
 	users imageUsers
 
+	shareSet chan struct{} // gets a token when somebody has set a share for a userland
+
 	write sync.Mutex // through a change, taken before mu
 	mu    sync.Mutex
 	all   map[string]published
@@ -68,12 +70,14 @@ type imageNames struct {
 
 	// Kexec is which machines start an image when they join with another one, by image ID.
 	Kexec map[string]api.KexecPolicy `json:"kexec,omitempty"`
+	// UserlandShares is where nodes read userlands, by name of the image.
+	UserlandShares map[string]string `json:"userland_shares,omitempty"`
 }
 
 // openImages reads the folder, and makes it when it is not there.
 func openImages(dir string, now clock, users imageUsers, log *slog.Logger) (*Images, error) {
 	im := &Images{
-		dir: dir, now: now, log: log, users: users,
+		dir: dir, now: now, log: log, users: users, shareSet: make(chan struct{}, 1),
 		all: map[string]published{}, names: imageNames{Schema: 1, Names: map[string]string{}},
 	}
 	if err := os.MkdirAll(im.manifestPath(""), 0o755); err != nil {
@@ -193,6 +197,7 @@ func (im *Images) view(p published) api.Image {
 	v := api.Image{
 		ID: p.ID, Name: p.Name, Default: p.ID == im.names.Default, Arch: p.Arch, Kernel: p.Kernel,
 		Published: p.when, Kexec: im.names.kexecOf(p.ID), Nodes: []string{}, Assigned: []string{},
+		Userland: im.imageUserland(p.Manifest),
 	}
 	for _, a := range p.Artifacts {
 		v.Bytes += a.Size
@@ -288,7 +293,7 @@ func (n imageNames) clone() imageNames {
 	for k, v := range n.Names {
 		names[k] = v
 	}
-	n.Names, n.Kexec = names, maps.Clone(n.Kexec)
+	n.Names, n.Kexec, n.UserlandShares = names, maps.Clone(n.Kexec), maps.Clone(n.UserlandShares)
 	return n
 }
 

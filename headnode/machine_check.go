@@ -104,9 +104,13 @@ func cleanFacts(req *api.JoinRequest) {
 
 // cleanSoftware makes what a machine says of its software harmless.
 func cleanSoftware(sw *api.Software) {
-	for _, s := range []*string{&sw.Agent, &sw.Kernel, &sw.ImageID, &sw.RuntimeID, &sw.Medium} {
+	for _, s := range []*string{&sw.Agent, &sw.Kernel, &sw.ImageID, &sw.RuntimeID, &sw.Medium, &sw.UserlandFrom, &sw.UserlandStalled} {
 		*s = cleanText(*s)
 	}
+	if sw.UserlandIn != api.UserlandMemory && sw.UserlandIn != api.UserlandShare {
+		sw.UserlandIn = ""
+	}
+	sw.UserlandBytes = max(sw.UserlandBytes, 0)
 	for _, s := range []*string{&sw.Userland, &sw.UserlandWanted} {
 		if !isSHA256(*s) {
 			*s = ""

@@ -134,7 +134,9 @@ type Nodes struct {
 	images  nodeImages // set before anything joins; nil: there are none
 	// mountsOf are the shares of a node; set before anything joins; nil: there are none.
 	mountsOf func(shareNode) []api.NodeMount
-	configs  chan struct{} // gets a token when configurations are to be sent at once
+	// userlandOf is where a node that mounts these shares can read its userland. Nil: nowhere.
+	userlandOf func(n shareNode, mounts []api.NodeMount) *api.UserlandSource
+	configs    chan struct{} // gets a token when configurations are to be sent at once
 
 	texts         configTexts // guarded by mu
 	textsRead     time.Time   // guarded by mu

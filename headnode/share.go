@@ -397,6 +397,9 @@ type shareNode struct {
 	labels   []string
 	up       bool
 	mounts   []api.MountStatus
+
+	image    string // ID of what it runs
+	userland string // SHA-256 of its userland
 	headIP   string // address of the head that it knows
 }
 

@@ -36,6 +36,9 @@ type Definition struct {
 	// Packages of the userland, "name" or "name=version", and its other sources.
 	Packages []string `yaml:"packages" json:"packages,omitempty"`
 	Userland []Source `yaml:"userland" json:"userland,omitempty"`
+	// UserlandIn says where nodes have the userland, see [UserlandAuto]. A text may say it as
+	// the value of userland: too, where that is one word and no list.
+	UserlandIn UserlandIn `yaml:"userland-in" json:"userland_in,omitempty"`
 
 	Groups   []Group           `yaml:"groups" json:"groups,omitempty"`
 	Users    []User            `yaml:"users" json:"users,omitempty"`

@@ -39,10 +39,10 @@ const base = "name: x\narch: amd64\nsuite: trixie\nkernel: {package: linux-image
 
 func TestParseErrors(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown key":      {"name: x\nkernal: y\n", `d.yaml:2:1: unknown key "kernal" (did you mean "kernel"?); known here are: arch, commands, files, firmware, from, go-commands, groups, kernel, keyring, media, mirror, modules, name, packages, schema, services, site, suite, sysctls, userland, users`},
+		"unknown key":      {"name: x\nkernal: y\n", `d.yaml:2:1: unknown key "kernal" (did you mean "kernel"?); known here are: arch, commands, files, firmware, from, go-commands, groups, kernel, keyring, media, mirror, modules, name, packages, schema, services, site, suite, sysctls, userland, userland-in, users`},
 		"unknown deep key": {"kernel:\n  pakage: y\n", `d.yaml:2:3: unknown key "pakage" (did you mean "package"?); known here are: cmdline, deb, file, modules, package`},
 		"unknown in list":  {"files:\n- path: /x\n  contnet: y\n", `d.yaml:3:3: unknown key "contnet" (did you mean "content"?); known here are: content, from, in, mode, owner, path, public, replace, source, tar, to`},
-		"nothing alike":    {"xyzzy: 1\n", `d.yaml:1:1: unknown key "xyzzy" (it may be of a newer muster); known here are: arch, commands, files, firmware, from, go-commands, groups, kernel, keyring, media, mirror, modules, name, packages, schema, services, site, suite, sysctls, userland, users`},
+		"nothing alike":    {"xyzzy: 1\n", `d.yaml:1:1: unknown key "xyzzy" (it may be of a newer muster); known here are: arch, commands, files, firmware, from, go-commands, groups, kernel, keyring, media, mirror, modules, name, packages, schema, services, site, suite, sysctls, userland, userland-in, users`},
 		"twice":            {"name: x\nname: y\n", `d.yaml:2:1: mapping key "name" already defined at [1:1]`},
 		"wrong type":       {"packages: x\n", "d.yaml:1:11: string was used where sequence is expected"},
 		"not YAML":         {"a: [\n", "d.yaml:1:4: sequence end token ']' not found"},

@@ -63,6 +63,9 @@ type Artifact struct {
 	// ChunksSHA256 are the hashes of the pieces of [ChunkSize] bytes that a userland
 	// consists of, the last one shorter. A node checks each as it arrives.
 	ChunksSHA256 []string `json:"chunks_sha256,omitempty"`
+	// Of a userland: where its nodes have it, and dm-verity's hash tree at its end.
+	In     UserlandIn `json:"in,omitempty"`
+	Verity *Verity    `json:"verity,omitempty"`
 
 	// Of a loader: the firmware and architecture it is for, and the package
 	// it was taken from.
@@ -78,6 +81,12 @@ type Artifact struct {
 	// Signer is the SHA-256 of the certificate, in DER, of the key that signed a UKI, or that on a disk, for
 	// Secure Boot. It has no influence on the image ID.
 	Signer string `json:"signer,omitempty"`
+}
+
+// Verity is a hash tree of dm-verity, behind the data that it is of: SHA-256, blocks of 4096 bytes, no salt.
+type Verity struct {
+	Root   string `json:"root"`   // hash, in hexadecimal
+	Blocks int64  `json:"blocks"` // of data; veritysetup's superblock is the next one, and the hashes are behind it
 }
 
 // Range is a part of a file, in bytes.
@@ -183,6 +192,9 @@ func (a Artifact) check() error {
 		return fmt.Errorf("artifact %s: signer %q is no SHA-256", a.Name, a.Signer)
 	case a.Kind == KindUserland && int64(len(a.ChunksSHA256)) != (a.Size+ChunkSize-1)/ChunkSize:
 		return fmt.Errorf("artifact %s: %d bytes have %d chunk hashes", a.Name, a.Size, len(a.ChunksSHA256))
+	}
+	if v := a.Verity; v != nil && (!sha256RE.MatchString(v.Root) || v.Blocks <= 0 || v.Blocks >= a.Size/4096) {
+		return fmt.Errorf("artifact %s: its hash tree is not one of %d bytes", a.Name, a.Size)
 	}
 	for _, sum := range a.ChunksSHA256 {
 		if !sha256RE.MatchString(sum) {

@@ -33,6 +33,9 @@ func Parse(name string, data []byte) (*Definition, error) {
 		return nil, fmt.Errorf("%s: is empty; a definition has at least a name and a from", name)
 	}
 	body := file.Docs[0].Body
+	if err := userlandWord(name, body); err != nil {
+		return nil, err
+	}
 	if err := checkKeys(name, body, reflect.TypeFor[Definition]()); err != nil {
 		return nil, err
 	}
@@ -154,6 +157,7 @@ func merge(base, d *Definition) *Definition {
 	m.GoCommands = mergeList(base.GoCommands, d.GoCommands)
 	m.Packages = mergeList(base.Packages, d.Packages)
 	m.Userland = mergeSources(base.Userland, d.Userland)
+	m.UserlandIn = UserlandIn(either(string(d.UserlandIn), string(base.UserlandIn)))
 	m.Files = mergeFiles(base.Files, d.Files)
 	m.Media = mergeList(base.Media, d.Media)
 	m.Site = mergeSite(base.Site, d.Site)

@@ -257,7 +257,7 @@ func checkUserland(d *Definition) error {
 	for _, s := range d.Userland {
 		errs = append(errs, checkSource(s))
 	}
-	return errors.Join(append(errs, checkPackages("packages", d.AllPackages()))...)
+	return errors.Join(append(errs, checkPackages("packages", d.AllPackages()), checkUserlandIn(d))...)
 }
 
 // mergeSources is mergeList for sources.

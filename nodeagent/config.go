@@ -201,6 +201,7 @@ func (c Config) facts() api.JoinRequest {
 func (c Config) software(s api.Software) api.Software {
 	if c.Userland != nil {
 		s.Userland, s.UserlandWanted = c.Userland.Held(), c.Userland.Wanted()
+		s.UserlandIn, s.UserlandFrom, s.UserlandBytes, s.UserlandStalled = c.Userland.Where()
 	}
 	return s
 }

@@ -73,7 +73,7 @@ func (s *session) heartbeat(facts api.JoinRequest, load api.Load, told *api.Soft
 	hb.ConfigVersion = a.configVersion
 	a.mu.Unlock()
 	software := a.cfg.software(facts.Software)
-	if told == nil || told.Userland != software.Userland {
+	if told == nil || *told != software {
 		hb.Software = &software
 	}
 	a.show(func(st *Status) { st.Tasks, st.Stage = load.Tasks, hb.Stage })

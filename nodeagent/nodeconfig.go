@@ -29,6 +29,9 @@ func (a *Agent) configure(c api.NodeConfig) error {
 			return err
 		}
 	}
+	if a.cfg.Userland != nil {
+		a.cfg.Userland.Offer(c.Userland)
+	}
 	if a.cfg.Shares != nil {
 		a.cfg.Shares.Set(c.Mounts)
 	}

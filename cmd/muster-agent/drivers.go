@@ -20,6 +20,7 @@ func (m *machine) userland(runDir string) *userland.Holder {
 	return userland.New(userland.Config{
 		Want: want, Problem: err, RunDir: runDir,
 		MemTotalMiB: boot.MemTotalMiB("/"),
+		Modprobe:    func(name string) error { return exec.Command("/sbin/modprobe", "-q", name).Run() },
 		Mounted: func(root string) {
 			boot.UseFirmware(root, m.log)
 			close(m.mounted)

@@ -22,7 +22,7 @@ func newImageCommand(at *headFlag) *cobra.Command {
 		GroupID: "admin",
 		Example: "  muster build compute\n  muster image publish compute --default",
 	}
-	c.AddCommand(newImageListCommand(at), newImagePublishCommand(at), newImageDefaultCommand(at), newImageSetCommand(at), newImageRemoveCommand(at), newImageDiffCommand(at))
+	c.AddCommand(newImageListCommand(at), newImagePublishCommand(at), newImageDefaultCommand(at), newImageSetCommand(at), newImageShowCommand(at), newImageRemoveCommand(at), newImageDiffCommand(at))
 	return c
 }
 
@@ -108,29 +108,45 @@ func newImageDefaultCommand(at *headFlag) *cobra.Command {
 }
 
 func newImageSetCommand(at *headFlag) *cobra.Command {
-	var kexec string
+	var kexec, share string
 	c := &cobra.Command{
-		Use:   "set IMAGE --kexec=media|always|never",
-		Short: "Choose which machines go on with an image by kexec",
+		Use:   "set IMAGE [--kexec=WHEN] [--userland-share=FOLDER]",
+		Short: "Choose who starts an image by kexec, and where its userland is",
 		Long: `Choose which machines start an image, by name or ID, when they join with another
 one although the head has this one for them: they load its kernel and start it
 (kexec), before they take a job. With media, which an image has at first, those
-do that were booted from a CD or a USB stick.`,
-		Example: "  muster image set compute --kexec=never",
+do that were booted from a CD or a USB stick.
+
+Name a folder that nodes can read the image's userland from in place of holding
+it in memory: of an NFS server, HOST:/FOLDER, or of a share of the cluster.
+Nodes check every block that they read, so the server needs no trust. Which
+nodes do so the definition says (userland: memory, share or auto). It is kept
+by the name of the image, for what is published under it later as well.`,
+		Example: "  muster image set compute --kexec=never\n  muster image set compute --userland-share=nas1:/tank/images",
 		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
-			if kexec == "" {
-				return usagef("nothing is set; say --kexec=media, --kexec=always or --kexec=never")
+			s := api.ImageSettings{Kexec: api.KexecPolicy(kexec)}
+			if cmd.Flags().Changed("userland-share") {
+				if share == "" {
+					return usagef("--userland-share is empty; name a folder, as nas1:/tank/images, or none")
+				}
+				if share == "none" {
+					share = ""
+				}
+				s.UserlandShare = &share
 			}
-			img, err := call.client.SetImage(cmd.Context(), args[0], api.ImageSettings{Kexec: api.KexecPolicy(kexec)})
+			if kexec == "" && s.UserlandShare == nil {
+				return usagef("nothing is set; say --kexec=media, --kexec=always or --kexec=never, or --userland-share=FOLDER")
+			}
+			img, err := call.client.SetImage(cmd.Context(), args[0], s)
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s (%s): kexec %s\n", img.Name, short(img.ID), img.Kexec)
-			return err
+			return writeImageSet(cmd.OutOrStdout(), img, s)
 		}),
 	}
 	c.Flags().StringVar(&kexec, "kexec", "", "which `machines`: media, always or never")
+	c.Flags().StringVar(&share, "userland-share", "", "`folder` that nodes read the userland from: HOST:/FOLDER, a folder of a share, or none")
 	_ = c.RegisterFlagCompletionFunc("kexec", words("media", "always", "never"))
 	return c
 }

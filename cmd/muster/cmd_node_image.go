@@ -118,7 +118,10 @@ func userlandRow(n api.Node) string {
 	sw := n.Software
 	switch {
 	case sw.Userland != "" && (sw.UserlandWanted == "" || sw.Userland == sw.UserlandWanted):
-		return short(sw.Userland)
+		if sw.UserlandIn == "" { // an agent of before
+			return short(sw.Userland)
+		}
+		return short(sw.Userland) + ", " + userlandPlace(n)
 	case sw.UserlandWanted != "":
 		return short(sw.UserlandWanted) + ", which it does not hold yet"
 	case n.Admin != "" && sw.ImageID != "":

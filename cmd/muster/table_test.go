@@ -161,6 +161,9 @@ func TestUserlandRow(t *testing.T) {
 		want string
 	}{
 		{api.Software{ImageID: "i", Userland: u, UserlandWanted: u}, "111122223333"},
+		{api.Software{ImageID: "i", Userland: u, UserlandWanted: u, UserlandIn: api.UserlandMemory, UserlandBytes: 34e6}, "111122223333, in memory, 34.0 MB"},
+		{api.Software{ImageID: "i", Userland: u, UserlandWanted: u, UserlandIn: api.UserlandShare, UserlandFrom: "nas1:/x"}, "111122223333, read from nas1:/x, takes no memory for good"},
+		{api.Software{ImageID: "i", Userland: u, UserlandWanted: u, UserlandIn: api.UserlandShare, UserlandFrom: "nas1:/x", UserlandStalled: "nas1:/x does not answer"}, "111122223333, nas1:/x does not answer"},
 		{api.Software{ImageID: "i", UserlandWanted: u}, "111122223333, which it does not hold yet"},
 		{api.Software{ImageID: "i"}, "none: only tasks that name it (--on n3) run there"},
 		{api.Software{}, ""},

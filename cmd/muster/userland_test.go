@@ -17,7 +17,10 @@ func TestUserlandFileIsOneFormat(t *testing.T) {
 	if images.UserlandFile != api.UserlandFile || images.ChunkSize != 1<<20 {
 		t.Errorf("builders write %s, agents read %s", images.UserlandFile, api.UserlandFile)
 	}
-	written := images.Artifact{SHA256: "aa", Size: 1, ChunksSHA256: []string{"bb"}}.Userland()
+	written := images.Artifact{
+		SHA256: "aa", Size: 1, ChunksSHA256: []string{"bb"}, In: images.UserlandShare, Verity: &images.Verity{Root: "cc", Blocks: 2},
+	}.Userland()
+	written.Modules = &images.UserlandModules{SHA256: "dd", Size: 3, Pieces: []images.UserlandModule{{Path: "x.ko", Offset: 4, Size: 5, SHA256: "ee"}}}
 	text, err := json.Marshal(written)
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +31,11 @@ func TestUserlandFileIsOneFormat(t *testing.T) {
 	if err := dec.Decode(&read); err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
-	if diff := cmp.Diff(written, images.Userland(read)); diff != "" {
+	again, err := json.Marshal(read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(text), string(again)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -16,20 +16,25 @@ func Mount(image, target string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("making the folder %s: %w", target, err)
 	}
-	dev, err := attach(image)
+	dev, err := Attach(image)
 	if err != nil {
 		return err
 	}
 	defer dev.Close() // the mount keeps the device
-	if err := unix.Mount(dev.Name(), target, "squashfs", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
-		return fmt.Errorf("mounting %s on %s: %w", image, target, err)
+	return MountDevice(dev.Name(), target)
+}
+
+// MountDevice mounts the squashfs on a block device on target, which is there, read-only.
+func MountDevice(dev, target string) error {
+	if err := unix.Mount(dev, target, "squashfs", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+		return fmt.Errorf("mounting %s on %s: %w", dev, target, err)
 	}
 	return nil
 }
 
-// attach gives path a loop device, read-only, which is freed when its last
-// user has gone.
-func attach(path string) (*os.File, error) {
+// Attach gives path a loop device, read-only, which is freed when its last
+// user has gone: the caller closes it when another has it open.
+func Attach(path string) (*os.File, error) {
 	back, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening a loop device's file: %w", err)

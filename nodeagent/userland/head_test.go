@@ -85,7 +85,7 @@ func (h *testHead) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strange != nil && strange(n, w, r) {
 		return
 	}
-	if r.URL.Path != "/blobs/"+h.want.SHA256+"/userland.sqfs" {
+	if r.URL.Path != "/blobs/"+h.want.SHA256+"/userland.sqfs" && r.URL.Path != "/blobs/"+h.want.SHA256+"/modules.tar" {
 		http.NotFound(w, r)
 		return
 	}
@@ -160,7 +160,7 @@ func (f *fakeMounts) attach(file, dir string) error {
 		return fmt.Errorf("attaching %s: no loop device", filepath.Base(file))
 	}
 	f.attached++
-	f.on[dir] = mounted{"squashfs", file}
+	f.on[dir] = mounted{fstype: "squashfs", file: file}
 	init := filepath.Join(dir, taskInit)
 	if err := os.MkdirAll(filepath.Dir(init), 0o755); err != nil || f.noInit {
 		return err

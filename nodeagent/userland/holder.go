@@ -40,8 +40,11 @@ type Config struct {
 	MemTotalMiB int64
 	// Mounted is called once it is there, with the folder. Nil: nobody cares.
 	Mounted func(root string)
-	Log     *slog.Logger // nil: no log
+	// Modprobe loads a kernel module of the initramfs. Nil: it is there.
+	Modprobe func(name string) error
+	Log      *slog.Logger // nil: no log
 
+	shares shares                                                            // nil: the kernel's
 	mounts mounts                                                            // nil: the kernel's
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP
 }
@@ -52,16 +55,23 @@ type Holder struct {
 	cfg    Config
 	dir    string // where it is mounted
 	mounts mounts
+	shares shares
 	log    *slog.Logger
 
 	mu      sync.Mutex
-	files   string        // where the head has it; "": not known
-	moved   chan struct{} // closed when files changes
-	problem string        // why it does not go on; "": it does
-	doing   string        // a word for what it does now; "": fetching
-	have    int           // pieces
+	offer   offer
+	stalled string         // why what is read from a share does not come; "": it does
+	where   api.UserlandIn // that it is held in
+	from    string         // HOST:/FOLDER that it is read from
+	files   string         // where the head has it; "": not known
+	moved   chan struct{}  // closed when files changes
+	problem string         // why it does not go on; "": it does
+	doing   string         // a word for what it does now; "": fetching
+	have    int            // pieces
 	held    bool
 	changed func()
+
+	shareFailed int // attempts at a share in a row; only Run uses it
 }
 
 // New returns a holder that holds nothing before [Holder.Run].
@@ -73,6 +83,9 @@ func New(cfg Config) *Holder {
 	}
 	if h.mounts == nil {
 		h.mounts = kernelMounts{}
+	}
+	if h.shares = cfg.shares; h.shares == nil {
+		h.shares = kernelShares{}
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -138,10 +151,11 @@ func (h *Holder) From(files string) {
 	h.moved = make(chan struct{})
 }
 
-func (h *Holder) from() (files string, moved <-chan struct{}) {
+// told is what the head has said, until moved is closed.
+func (h *Holder) told() (files string, o offer, moved <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.files, h.moved
+	return h.files, h.offer, h.moved
 }
 
 // tell sets what [Holder.Stage] says.
@@ -172,7 +186,8 @@ func (h *Holder) progress(have int) {
 }
 
 // Run gets the userland and mounts it. It returns when that is done, when it can
-// never be done, which [Holder.Stage] then says, or when ctx ends. changed is
+// never be done, which [Holder.Stage] then says, or when ctx ends; where the userland is read from a share,
+// it looks after that until ctx ends. changed is
 // called when the stage says something new, but for each percent.
 func (h *Holder) Run(ctx context.Context, changed func()) {
 	h.mu.Lock()
@@ -191,11 +206,14 @@ func (h *Holder) Run(ctx context.Context, changed func()) {
 	pause := firstPause
 	for ctx.Err() == nil {
 		before := h.pieces()
-		files, moved := h.from()
-		err := h.try(ctx, files, moved, &st)
+		files, o, moved := h.told()
+		err := h.try(ctx, files, o, moved, &st)
 		var final *finalError
 		switch {
 		case err == nil:
+			if in, place, _, _ := h.Where(); in == api.UserlandShare {
+				h.watch(ctx, place)
+			}
 			return
 		case errors.As(err, &final):
 			h.fail(err)
@@ -245,7 +263,7 @@ func (e *finalError) Error() string { return e.text }
 
 // try is one attempt at all that is still to be done; st is what an attempt before
 // has opened.
-func (h *Holder) try(ctx context.Context, files string, moved <-chan struct{}, st **store) error {
+func (h *Holder) try(ctx context.Context, files string, o offer, moved <-chan struct{}, st **store) error {
 	there, err := h.isMounted()
 	if err != nil {
 		return err
@@ -254,8 +272,20 @@ func (h *Holder) try(ctx context.Context, files string, moved <-chan struct{}, s
 		return h.done()
 	}
 	if *st == nil {
-		if why := tooSmall(h.cfg.Want.MemoryMiB, h.cfg.MemTotalMiB); why != "" {
+		in, why := place(h.cfg.Want, h.cfg.MemTotalMiB, o)
+		switch {
+		case why != "" && waitsForShare(h.cfg.Want):
+			return h.trouble(errors.New(why))
+		case why != "":
 			return &finalError{why}
+		case in == "" || in == api.UserlandShare && files == "":
+			h.tell("waiting for the head", "")
+			return errors.New("the head has not said where it is")
+		case in == api.UserlandShare && !h.holdsInstead():
+			return h.tryShare(ctx, files, *o.source)
+		case in == api.UserlandShare:
+			h.log.Warn("the userland is held in memory, since its share does not work", "from", from(*o.source))
+			_ = h.mounts.detach(h.shareDir()) // it may not be mounted
 		}
 		if *st, err = h.open(); err != nil {
 			return h.trouble(err)
@@ -269,6 +299,7 @@ func (h *Holder) try(ctx context.Context, files string, moved <-chan struct{}, s
 	if err := h.mounts.attach(h.storeFile(), h.dir); err != nil {
 		return h.trouble(err)
 	}
+	h.found(api.UserlandMemory, "")
 	return h.done()
 }
 
@@ -364,9 +395,24 @@ func (h *Holder) isMounted() (bool, error) {
 	case m.fstype == "":
 		return false, nil
 	case m.fstype == "squashfs" && m.file == h.storeFile():
+		h.found(api.UserlandMemory, "")
+		return true, nil
+	case m.fstype == "squashfs" && m.uuid != "" && m.uuid == verityUUID(h.cfg.Want):
+		share, err := h.mounts.what(h.shareDir())
+		if err != nil {
+			return false, err
+		}
+		h.found(api.UserlandShare, share.source)
 		return true, nil
 	}
 	return false, &finalError{fmt.Sprintf("on %s is something else: %s %s", h.dir, m.fstype, cmp.Or(m.file, "of no file"))}
+}
+
+// found notes where the userland is that is mounted.
+func (h *Holder) found(in api.UserlandIn, from string) {
+	h.mu.Lock()
+	h.where, h.from = in, from
+	h.mu.Unlock()
 }
 
 // done looks at what is mounted and makes it what tasks see.
@@ -374,6 +420,15 @@ func (h *Holder) done() error {
 	st, err := os.Stat(filepath.Join(h.dir, taskInit))
 	if err == nil && (!st.Mode().IsRegular() || st.Mode()&0o111 == 0) {
 		err = fs.ErrInvalid
+	}
+	if err != nil && h.where == api.UserlandShare {
+		if ok, why := h.shares.intact(); why == nil && !ok {
+			h.damaged(damagedText(h.from))
+			return &finalError{damagedText(h.from)}
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+			return h.trouble(err)
+		}
 	}
 	if err != nil {
 		text := fmt.Sprintf("it has no program /%s (%v); build the image with a muster as new as its agent", taskInit, err)
@@ -389,7 +444,7 @@ func (h *Holder) done() error {
 	h.held = true
 	changed := h.changed
 	h.mu.Unlock()
-	h.log.Info("userland mounted", "userland", h.cfg.Want.SHA256, "on", h.dir)
+	h.log.Info("userland mounted", "userland", h.cfg.Want.SHA256, "on", h.dir, "in", h.where)
 	if changed != nil {
 		changed()
 	}

@@ -307,14 +307,14 @@ func TestHolderGivesUp(t *testing.T) {
 		adjust func(*Config)
 		want   string
 	}{
-		"too small": {func(c *Config) { c.MemTotalMiB = 150 }, "userland: needs a machine with 256 MiB, this one has 192 MiB"},
+		"too small": {func(c *Config) { c.MemTotalMiB = 150 }, "userland: needs a machine with 256 MiB, this one has 192 MiB, or an image with userland: auto and a read-only share"},
 		"not known": {func(c *Config) { c.Want, c.Problem = api.Userland{}, errors.New("reading it: nonsense") }, "userland: reading it: nonsense"},
 		"no init": {
 			func(c *Config) { c.mounts = &fakeMounts{on: map[string]mounted{}, noInit: true} },
 			"userland: it has no program /usr/lib/muster/init (stat …: no such file or directory); build the image with a muster as new as its agent",
 		},
 		"something else is there": {func(c *Config) {
-			c.mounts = &fakeMounts{on: map[string]mounted{c.RunDir + "/userland": {"ext4", ""}}}
+			c.mounts = &fakeMounts{on: map[string]mounted{c.RunDir + "/userland": {fstype: "ext4"}}}
 		}, "userland: on …: ext4 of no file"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -162,7 +162,7 @@ nonsense
 		`/run/with space\`:     {"squashfs", "7:4"},
 		"/run/muster":          {"", ""},
 	} {
-		fstype, device, err := findMount(strings.NewReader(info), dir)
+		fstype, device, _, err := findMount(strings.NewReader(info), dir)
 		if diff := cmp.Diff(want, [2]string{fstype, device}); diff != "" || err != nil {
 			t.Errorf("findMount(%q): %v (-want +got):\n%s", dir, err, diff)
 		}

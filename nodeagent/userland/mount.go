@@ -29,6 +29,8 @@ type mounts interface {
 type mounted struct {
 	fstype string
 	file   string // behind the loop device
+	source string // as /proc has it
+	uuid   string // of a device of the device mapper
 }
 
 type kernelMounts struct{}
@@ -54,33 +56,36 @@ func whatIn(mountinfo, dir string) (mounted, error) {
 		return mounted{}, fmt.Errorf("looking at what is mounted: %w", err)
 	}
 	defer f.Close()
-	fstype, device, err := findMount(f, dir)
+	fstype, device, source, err := findMount(f, dir)
 	if err != nil {
 		return mounted{}, fmt.Errorf("looking at what is mounted: %w", err)
 	}
-	m := mounted{fstype: fstype}
+	m := mounted{fstype: fstype, source: source}
 	// Only a loop device has the file.
 	if b, err := os.ReadFile(filepath.Join("/sys/dev/block", device, "loop/backing_file")); err == nil {
 		m.file = strings.TrimSuffix(string(b), "\n")
+	}
+	if b, err := os.ReadFile(filepath.Join("/sys/dev/block", device, "dm/uuid")); err == nil {
+		m.uuid = strings.TrimSpace(string(b))
 	}
 	return m, nil
 }
 
 // findMount finds the uppermost mount on dir in a mountinfo file (proc(5)). All is
 // empty where there is none.
-func findMount(r io.Reader, dir string) (fstype, device string, err error) {
+func findMount(r io.Reader, dir string) (fstype, device, source string, err error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		before, after, ok := strings.Cut(lines.Text(), " - ")
 		b, a := strings.Fields(before), strings.Fields(after)
-		if !ok || len(b) < 5 || len(a) < 1 {
+		if !ok || len(b) < 5 || len(a) < 2 {
 			continue
 		}
 		if unescape(b[4]) == dir { // later lines are above earlier ones
-			fstype, device = a[0], b[2]
+			fstype, device, source = a[0], b[2], unescape(a[1])
 		}
 	}
-	return fstype, device, lines.Err()
+	return fstype, device, source, lines.Err()
 }
 
 // unescape undoes what the kernel does to a path in mountinfo.

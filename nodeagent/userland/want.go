@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"muster/api"
+	"muster/nodeagent/verity"
 )
 
 const (
@@ -17,6 +18,8 @@ const (
 	maxFile = 16 << 20
 	// maxChunk bounds a piece: it is held in memory until it is checked.
 	maxChunk = 16 << 20
+	// maxModule bounds a module, likewise.
+	maxModule = 64 << 20
 )
 
 // Read reads the description of a userland, [api.UserlandFile] on a node.
@@ -64,7 +67,31 @@ func parse(b []byte) (api.Userland, error) {
 			return u, fmt.Errorf("chunk %d is not 64 hexadecimal digits", i)
 		}
 	}
-	return u, nil
+	return u, checkShared(u)
+}
+
+// checkShared checks what it takes to read a userland from a share.
+func checkShared(u api.Userland) error {
+	switch u.In {
+	case "", api.UserlandMemory, api.UserlandShare, api.UserlandAuto:
+	default:
+		return fmt.Errorf("in is %q, want memory, share or auto", u.In)
+	}
+	if u.VerityRoot != "" && (!isSHA256(u.VerityRoot) || u.VerityBlocks <= 0 || u.VerityBlocks >= u.Size/verity.BlockSize) {
+		return fmt.Errorf("verity_root %.80q with %d blocks is no hash tree in %d bytes", u.VerityRoot, u.VerityBlocks, u.Size)
+	}
+	if u.Modules == nil {
+		return nil
+	}
+	if !isSHA256(u.Modules.SHA256) {
+		return errors.New("sha256 of modules is not 64 hexadecimal digits")
+	}
+	for _, m := range u.Modules.Pieces {
+		if !isSHA256(m.SHA256) || m.Size <= 0 || m.Size > maxModule || m.Offset < 0 || m.Offset > u.Modules.Size-m.Size || m.Path == "" {
+			return fmt.Errorf("module %q is no piece of a file with %d bytes", m.Path, u.Modules.Size)
+		}
+	}
+	return nil
 }
 
 // isSHA256 accepts lower case only: texts are compared.

@@ -1,0 +1,57 @@
+package mount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"muster/api"
+)
+
+// probeFor is how long a server may take to accept a connection before it is asked by
+// mount(2), which nothing ends.
+const probeFor = 5 * time.Second
+
+// Userland mounts what n says on dir, read-only, for the file that a userland is read from. It never changes, so
+// that the server is rarely asked whether it has. An error is for people.
+func Userland(ctx context.Context, n api.NodeMount, dir string) error {
+	port := n.Port
+	if port == 0 {
+		port = nfsPort
+	}
+	dialer := net.Dialer{Timeout: probeFor}
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(n.Server, strconv.Itoa(port)))
+	if err != nil {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			err = unix.ETIMEDOUT
+		}
+		return errors.New(reason(n, err))
+	}
+	conn.Close()
+	n.ReadOnly = true
+	// 4.1 has all that reading takes, and there are servers that answer READ_PLUS of 4.2 wrongly.
+	for _, version := range []string{"4.1", "4.2"} {
+		err = mountVersion(n, dir, version+",sec=sys,nocto,actimeo=600")
+		if !errors.Is(err, unix.EPROTONOSUPPORT) {
+			break
+		}
+	}
+	if err != nil {
+		return errors.New(reason(n, err))
+	}
+	return nil
+}
+
+// From is the source of a mount as the kernel shows it.
+func From(server, export string) string {
+	if ip := net.ParseIP(server); ip != nil && ip.To4() == nil {
+		server = "[" + server + "]"
+	}
+	return fmt.Sprintf("%s:%s", server, export)
+}
