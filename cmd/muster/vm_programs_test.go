@@ -60,6 +60,11 @@ func TestVMPrograms(t *testing.T) {
 				continue // TestRecipes follows it
 			}
 			t.Run(r.name, func(t *testing.T) {
+				if strings.Contains(r.script, "--allow containers") {
+					if _, err := c.client.SetSetting(t.Context(), "containers", "on"); err != nil {
+						t.Fatal(err)
+					}
+				}
 				dir := s.folder(t, strings.ReplaceAll(r.name, " ", "-"))
 				writeRecipeFiles(t, dir)
 				begin := time.Now()
