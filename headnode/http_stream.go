@@ -51,6 +51,7 @@ func (s *httpServer) routeStreams(mux *http.ServeMux) {
 	}
 	handle("GET /v1/jobs/{id}/stream", s.serveStream)
 	handle("GET /v1/jobs/{id}/logs", s.serveLogs)
+	handle("GET /v1/jobs/{id}/files/{task}/{file}", s.serveFile)
 	handle("GET /v1/events", s.serveEvents)
 	handle("PUT /v1/blobs/{sha256}", s.putBlob)
 	handle("HEAD /v1/blobs/{sha256}", s.headBlob)

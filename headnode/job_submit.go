@@ -66,8 +66,6 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, invalid("", "%d resource limits; Linux has %d", len(s.Limits), maxLimits)
 	case s.Containers:
 		return s, nil, &api.Error{Code: api.CodeForbidden, Msg: "this cluster does not allow tasks to make namespaces and mounts of their own", Hint: "leave containers out"}
-	case len(s.Fetch) > 0:
-		return s, nil, invalid("write them into a share", "files are not fetched from tasks")
 	case s.Stdin && s.Detached:
 		return s, nil, invalid("leave out --detach, or redirect the input from a file that the task can read",
 			"a detached job has nobody who sends its input")
@@ -79,6 +77,9 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, err
 	}
 	if err := checkPaths(s); err != nil {
+		return s, nil, err
+	}
+	if err := checkFetch(s); err != nil {
 		return s, nil, err
 	}
 	on, err := parseOn(s.On)
@@ -256,6 +257,10 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 	}
 	if spec, err = settleDir(spec, shares); err != nil {
 		return api.Job{}, err
+	}
+	if len(spec.Fetch) > 0 && !spec.Private {
+		return api.Job{}, invalid("leave fetch out, or work in a private folder (private)",
+			"files are fetched from a private folder; those of %s are in a share already", api.DecodeText(spec.Dir))
 	}
 	nodes := js.cfg.Fleet.Snapshot()
 	if err := checkNodes(nodes, on, spec); err != nil {

@@ -72,11 +72,12 @@ const requestTimeout = 10 * time.Second
 // of them works before the records were read by [newJobs], and starts are sent
 // only while [jobs.Run] runs.
 type jobs struct {
-	cfg   jobsConfig
-	out   *outputs
-	blobs *jobBlobs
-	todo  *workQueue
-	place chan struct{} // capacity 1: look at the queue
+	cfg     jobsConfig
+	out     *outputs
+	blobs   *jobBlobs
+	fetched *fetched
+	todo    *workQueue
+	place   chan struct{} // capacity 1: look at the queue
 
 	mu         sync.Mutex // guards all below; taken before outputs.mu, taskLog.mu, feed.mu and relay.mu
 	jobs       map[uint64]*job
@@ -124,6 +125,7 @@ func newJobs(cfg jobsConfig) (*jobs, error) {
 	if err != nil {
 		return nil, err
 	}
+	js.fetched = newFetched(js.out)
 	if js.blobs, err = newJobBlobs(cfg.Dir, cfg.Now); err != nil {
 		return nil, err
 	}

@@ -202,7 +202,7 @@ func (c Config) software(s api.Software) api.Software {
 	return s
 }
 
-func (c Config) taskConfig(up task.Uplink) task.Config {
+func (c Config) taskConfig(up task.Uplink, changed func()) task.Config {
 	return task.Config{
 		Dir:        filepath.Join(c.RunDir, "tasks"),
 		CgroupRoot: c.CgroupRoot,
@@ -211,6 +211,7 @@ func (c Config) taskConfig(up task.Uplink) task.Config {
 		Shim:       c.Shim,
 		Max:        c.MaxTasks,
 		Uplink:     up,
+		Changed:    changed,
 		Log:        c.Log,
 	}
 }

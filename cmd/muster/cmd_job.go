@@ -17,11 +17,11 @@ import (
 func newJobCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "job",
-		Short:   "List, watch and cancel jobs",
+		Short:   "List, watch and cancel jobs, fetch their files",
 		GroupID: "use",
 		Example: "  muster job list\n  muster job logs -f 17\n  muster job cancel 17",
 	}
-	c.AddCommand(newJobListCommand(at), newJobShowCommand(at), newJobCancelCommand(at), newJobLogsCommand(at), newJobAttachCommand(at))
+	c.AddCommand(newJobListCommand(at), newJobShowCommand(at), newJobCancelCommand(at), newJobLogsCommand(at), newJobAttachCommand(at), newJobFetchCommand(at))
 	return c
 }
 

@@ -35,6 +35,7 @@ type runFlags struct {
 	cores  int
 	mem    string
 	send   []string
+	fetch  []string
 	name   string
 	detach bool
 	prefix bool
@@ -58,7 +59,7 @@ logs.`,
 		Example: `  muster run hostname
   muster run -n 8 --spread -- uname -n
   sort words | muster run uniq -c > counts
-  muster run --send ./tool --send in.dat -- ./tool in.dat
+  muster run --send ./tool --send in.dat --fetch out.dat -- ./tool in.dat
   muster run -t python3
   muster run -d -o sim.log ./long; muster job logs -f 17`,
 		GroupID: "use",
@@ -86,6 +87,7 @@ logs.`,
 	flags.IntVarP(&f.cores, "cores", "c", 1, "`cores` of each task")
 	flags.StringVar(&f.mem, "mem", "", "`memory` of each task, as 512M or 2G")
 	flags.StringArrayVar(&f.send, "send", nil, "`file` to send along; it is in the command's working directory under the same relative path")
+	flags.StringArrayVar(&f.fetch, "fetch", nil, "`file` to bring back when the command has ended, from its working directory to the same relative path here")
 	flags.StringVar(&f.name, "name", "", "`name` of the job (default: its command)")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return")
 	flags.BoolVar(&f.prefix, "prefix", false, "begin each line with its task")
@@ -114,6 +116,9 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	}
 	call, err := at.connect()
 	if err != nil {
+		return 0, err
+	}
+	if err := fetchPlaces(f.fetch); err != nil {
 		return 0, err
 	}
 	// Signals belong to the job from here on: the command's own context,
@@ -170,7 +175,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	if err != nil {
 		return 0, err
 	}
-	return jobStatus(errOut, j), nil
+	return fetchBack(cmd, call.client, j, jobStatus(errOut, j))
 }
 
 // jobStatus is the exit status of an ended job. What the job could not say
@@ -223,7 +228,7 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 		Argv: args, Name: f.name, Tasks: f.tasks, Spread: f.spread, On: f.on, Cores: f.cores, MemMiB: mem,
 		Detached: f.detach, Stdin: !f.detach && f.stdin != "none", StdinFirst: f.stdin == "first",
 		Label: f.prefix, Env: passedEnvironment(os.Environ()), RequestID: rand.Text(),
-		Private: f.alone || len(f.send) > 0, Limits: ownLimits(),
+		Private: f.alone || len(f.send) > 0 || len(f.fetch) > 0, Limits: ownLimits(),
 	}
 	umask := ownUmask()
 	spec.Umask = &umask
@@ -240,7 +245,8 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 		}
 		spec.Files = append(spec.Files, api.SentFile{Path: path})
 	}
-	return spec, nil
+	spec.Fetch, err = fetchPaths(f.fetch)
+	return spec, err
 }
 
 // places fills in the working directory and the files for output.

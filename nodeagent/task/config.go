@@ -24,6 +24,9 @@ type Config struct {
 	// View returns what a task that starts now sees, or why none can start yet. Nil: the
 	// node's root and nothing else.
 	View func() (View, error)
+	// Changed is called when a task's status has changed in a way that people wait for. It
+	// must not block. Nil: nobody asks.
+	Changed func()
 }
 
 // Uplink is the way to the head. Its methods may be called from any goroutine,
@@ -40,6 +43,9 @@ type Uplink interface {
 	// File reads a part of a file that was sent with a job, at most
 	// api.MaxChunk bytes and not none unless the file is at its end.
 	File(ctx context.Context, req api.FileRequest) ([]byte, error)
+	// Put sends a piece of a file that a task's user wants back, and returns what the head
+	// says. It waits for a head that is not reached.
+	Put(ctx context.Context, piece api.FilePut) (api.Ack, error)
 }
 
 // defaultInit is where a userland has the in-namespace init.
@@ -62,6 +68,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.View == nil {
 		c.View = func() (View, error) { return View{}, nil }
+	}
+	if c.Changed == nil {
+		c.Changed = func() {}
 	}
 	if len(c.Shim) == 0 {
 		c.Shim = []string{"/proc/self/exe", "shim"}
