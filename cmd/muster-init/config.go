@@ -54,7 +54,7 @@ type share struct {
 type file struct{ from, to string }
 
 // configMagic begins the orders, with the version of their format.
-const configMagic = "muster-init 3"
+const configMagic = "muster-init 4"
 
 var errCut = errors.New("reading orders: they are cut off")
 

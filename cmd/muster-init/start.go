@@ -12,13 +12,15 @@ type startError struct {
 	text string
 }
 
-// start runs the program in a session of its own.
+// start runs the program in a process group of its own, which is the foreground of its
+// terminal. As in a shell the group has its parent in the same session: else Ctrl-Z would
+// not stop it (POSIX.1-2017, 3.264 and 2.4.3: orphaned process groups).
 func start(c config) (pid int, failed *startError) {
 	attr := &syscall.ProcAttr{
 		Dir:   "",
 		Env:   c.env,
 		Files: []uintptr{0, 1, 2},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
+		Sys:   &syscall.SysProcAttr{Setpgid: true, Foreground: c.tty, Ctty: 0},
 	}
 	failed = &startError{exitNotFound, c.argv[0] + ": command not found on this node"}
 	for _, file := range candidates(c.argv[0], c.env) {

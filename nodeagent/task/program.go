@@ -203,11 +203,16 @@ func (s *shim) follow(report *os.File, ended func()) initReport {
 			continue
 		}
 		last = r
-		if r.What == "started" {
+		switch r.What {
+		case "started":
 			s.running()
 			s.happened(api.TaskEvent{State: api.JobRunning})
-		}
-		if r.What == "exit" || r.What == "signal" {
+		case "stopped":
+			s.shown()
+			s.stop(true)
+		case "continued":
+			s.stop(false)
+		case "exit", "signal":
 			ended()
 		}
 	}
