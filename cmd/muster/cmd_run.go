@@ -125,7 +125,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	// which the first Ctrl-C ends, is of no use.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
 	defer cancel()
-	signals, stop := passSignals(ctx)
+	signals, stop := passSignals(ctx, f.tty)
 	defer stop()
 	// A reader of our output that goes away, as head -1 does, is an error of
 	// the write, which the job gets as SIGPIPE, and not our own end.
@@ -146,10 +146,11 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		return 0, err
 	}
 	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
-	run := client.RunOptions{Signals: signals, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
+	run := client.RunOptions{Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
 	waits := &waitNotice{say: run.Notice}
 	defer waits.stop()
 	run.Changed = waits.changed
+	wrote := func() {}
 	if spec.Stdin {
 		run.Stdin = cmd.InOrStdin()
 	}
@@ -157,6 +158,13 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		screen := openScreen(cmd.InOrStdin(), cmd.OutOrStdout())
 		defer screen.close()
 		spec.Terminal, run.Windows = screen.window, screen.sizes(ctx)
+		suspender := newSuspender(screen, signals)
+		defer suspender.close()
+		wrote = suspender.wrote
+		run.Changed = func(j api.Job) {
+			waits.changed(j)
+			suspender.changed(j)
+		}
 	}
 	run.Output = func(task int, stream api.Stream, data []byte) error {
 		w := out
@@ -164,6 +172,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 			w = errOut
 		}
 		_, err := w.Write(data)
+		wrote()
 		return err
 	}
 	if f.prefix {
