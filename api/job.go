@@ -57,6 +57,9 @@ type JobSpec struct {
 	StdinFirst bool   `json:"stdin_first,omitempty"`
 	Output     string `json:"output,omitempty" doc:"absolute path in a share that the node writes the output to"`
 	Errors     string `json:"errors,omitempty" doc:"the same for standard error; empty: where the output goes"`
+	// AutoOutput gives a detached job that works in a share and names no output the file NAME-JOB.out in
+	// its working directory. Output of others is kept by the head.
+	AutoOutput bool `json:"auto_output,omitempty"`
 	// Fetch are files that the user wants back when a task has ended: paths below its private
 	// working directory, with %j and %t as in Output. The head keeps them as it keeps output:
 	// until newer jobs need the room.

@@ -145,8 +145,8 @@ func (h *Head) open(ctx context.Context) (err error) {
 	}
 	h.Nodes.mountsOf = h.Shares.mountsOf
 	h.jobs, err = newJobs(jobsConfig{
-		Shares: h.Shares.Paths,
-		Store:  h.store, Fleet: h.Nodes, Dir: h.state.Path("output"), Log: cfg.Log.With("part", "jobs"),
+		Shares: h.Shares.Paths, Writable: h.Shares.Writable,
+		Store: h.store, Fleet: h.Nodes, Dir: h.state.Path("output"), Log: cfg.Log.With("part", "jobs"),
 		Notify: func(ev api.Event) { h.Events.Publish(ev) }, NodeTrouble: h.Nodes.Trouble,
 	})
 	if err != nil {

@@ -258,6 +258,7 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 	if spec, err = settleDir(spec, shares); err != nil {
 		return api.Job{}, err
 	}
+	spec = autoOutput(spec, shares, js.cfg.Writable)
 	if len(spec.Fetch) > 0 && !spec.Private {
 		return api.Job{}, invalid("leave fetch out, or work in a private folder (private)",
 			"files are fetched from a private folder; those of %s are in a share already", api.DecodeText(spec.Dir))

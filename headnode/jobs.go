@@ -30,6 +30,8 @@ type jobsConfig struct {
 
 	// Shares lists the paths of the cluster's shares. nil: there are none.
 	Shares func() []string
+	// Writable tells whether tasks may write to a share. nil: to all.
+	Writable func(share string) bool
 
 	MinFree      int64         // bytes of disk that output leaves free; 0: 64 MiB
 	KeepBytes    int64         // output of ended jobs that is kept; 0: 8 GiB

@@ -229,7 +229,7 @@ func asked(s api.JobSpec) string {
 func outputOf(j api.Job) string {
 	switch {
 	case j.Spec.Output != "":
-		return strings.ReplaceAll(api.DecodeText(j.Spec.Output), "%j", fmt.Sprint(j.ID))
+		return strings.NewReplacer("%j", fmt.Sprint(j.ID), "%%", "%", "%t", "TASK").Replace(api.DecodeText(j.Spec.Output))
 	case j.Spec.Detached:
 		return fmt.Sprintf("kept by the head: muster job logs %d", j.ID)
 	}

@@ -89,7 +89,7 @@ logs.`,
 	flags.StringArrayVar(&f.send, "send", nil, "`file` to send along; it is in the command's working directory under the same relative path")
 	flags.StringArrayVar(&f.fetch, "fetch", nil, "`file` to bring back when the command has ended, from its working directory to the same relative path here")
 	flags.StringVar(&f.name, "name", "", "`name` of the job (default: its command)")
-	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return; without -o the output goes to NAME-JOB.out here, where that is on a share")
 	flags.BoolVar(&f.prefix, "prefix", false, "begin each line with its task")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal, as for an editor or a shell")
 	flags.StringVarP(&f.output, "output", "o", "", "`file` on a share that the node writes output and errors to; %j is the job's number, %t the task's")
@@ -142,8 +142,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		if err != nil {
 			return 0, err
 		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), j.ID)
-		return 0, err
+		return 0, sayDetached(cmd, j)
 	}
 	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
 	run := client.RunOptions{Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
@@ -185,6 +184,15 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		return 0, err
 	}
 	return fetchBack(cmd, call.client, j, jobStatus(errOut, j))
+}
+
+// sayDetached prints the number of a job that goes on alone and, beside it, where its output is.
+func sayDetached(cmd *cobra.Command, j api.Job) error {
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), j.ID); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(cmd.ErrOrStderr(), "muster: output of job %d: %s\n", j.ID, outputOf(j))
+	return err
 }
 
 // jobStatus is the exit status of an ended job. What the job could not say
@@ -265,6 +273,8 @@ func (f runFlags) places(spec *api.JobSpec) error {
 		return err
 	}
 	spec.Dir = api.EncodeText(dir)
+	const write, search = 2, 1
+	spec.AutoOutput = f.detach && f.output == "" && syscall.Access(dir, write|search) == nil
 	for _, p := range []struct {
 		flag, file string
 		to         *string
