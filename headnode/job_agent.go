@@ -209,6 +209,7 @@ func (js *jobs) TaskEvent(ctx context.Context, node string, ev api.TaskEvent) er
 		if err := js.noteFetched(node, ev); err != nil {
 			return err
 		}
+		ev.Error = wayOut(ev.Error)
 	}
 	js.mu.Lock()
 	j, t := js.task(node, ev.TaskRef)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -30,6 +31,11 @@ func start(c config) (pid int, failed *startError) {
 				failed = &startError{exitNotFound, c.argv[0] + ": no such file on this node; --send " + c.argv[0] + " sends it along"}
 			}
 			continue
+		}
+		if c.tasks > 1 && needsMPI(file, c.env) {
+			n := strconv.Itoa(c.tasks)
+			return 0, &startError{exitNoStart, c.argv[0] + ": it is an MPI program, and each of the " + n + " tasks would be rank 0 of 1; " +
+				"have mpirun start it: muster run -c " + n + " mpirun -n " + n + " " + c.argv[0] + "; if each is to run alone, start it from a shell: sh -c " + c.argv[0]}
 		}
 		pid, err := syscall.ForkExec(file, c.argv, attr)
 		if err == nil {

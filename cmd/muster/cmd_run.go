@@ -85,6 +85,7 @@ logs.`,
 	flags.BoolVar(&f.spread, "spread", false, "no two tasks on one node")
 	flags.StringVar(&f.on, "on", "", "only on these `nodes`, as n1 or n[1-4,7]")
 	flags.IntVarP(&f.cores, "cores", "c", 1, "`cores` of each task")
+	flags.IntVar(&f.cores, "cpus", 1, "the same as --cores")
 	flags.StringVar(&f.mem, "mem", "", "`memory` of each task, as 512M or 2G")
 	flags.StringArrayVar(&f.send, "send", nil, "`file` to send along; it is in the command's working directory under the same relative path")
 	flags.StringArrayVar(&f.fetch, "fetch", nil, "`file` to bring back when the command has ended, from its working directory to the same relative path here")
@@ -101,7 +102,7 @@ logs.`,
 	c.Annotations = map[string]string{"status": `Exit status: the command's (128 + signal, 126 and 127 as a shell says them; the
 highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
 	_ = c.RegisterFlagCompletionFunc("on", at.completeNodes)
-	for _, name := range []string{"tasks", "cores", "mem", "name"} {
+	for _, name := range []string{"tasks", "cores", "cpus", "mem", "name"} {
 		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return c

@@ -48,6 +48,9 @@ func initConfig(t api.TaskStart, v View, work string, env, tmpfs []string) ([]by
 	if t.Terminal != nil {
 		settings = append(settings, fmt.Sprintf("tty=%dx%d", t.Terminal.Rows, t.Terminal.Columns))
 	}
+	if t.Tasks > 1 {
+		settings = append(settings, "tasks="+strconv.Itoa(t.Tasks))
+	}
 	if t.Containers {
 		settings = append(settings, "containers")
 	}
