@@ -217,7 +217,7 @@ func asked(s api.JobSpec) string {
 		text = fmt.Sprintf("%d cores", s.Cores)
 	}
 	if s.MemMiB > 0 {
-		text += fmt.Sprintf(", %s of memory", size(s.MemMiB<<20))
+		text += fmt.Sprintf(", %d MiB of memory", s.MemMiB)
 	}
 	if s.Tasks > 1 {
 		text += " for each task"

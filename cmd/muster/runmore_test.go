@@ -329,3 +329,64 @@ func TestRunSuspend(t *testing.T) {
 	alone.typed("word\r")
 	alone.shown("got word")
 }
+
+// TestRunSaysWhatIsMissing starts what a node does not have, and cannot have so.
+func TestRunSaysWhatIsMissing(t *testing.T) {
+	c := newAgentCluster(t)
+	c.startHead("--dhcp=full")
+	a := c.newAgent()
+	a.start()
+	a.ready()
+	dir := t.TempDir()
+	files := map[string]string{
+		"script": "#!/opt/nowhere/bin/gmx\n", "env": "#!/usr/bin/env no-such-interpreter\n", "plain": "text\n",
+		"lib": "#!/bin/sh\necho './x: error while loading shared libraries: libopenblas.so.0: cannot open shared object file' >&2\nexit 127\n",
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name   string
+		args   []string
+		status int
+		want   []string
+	}{
+		{"a command of Debian", []string{"scilab"}, 127, []string{"scilab: command not found on this node", `add "- scilab" under packages:`, "--send FILE", "share"}},
+		{"another command", []string{"no-such-command"}, 127, []string{"add the Debian package that has it under packages:"}},
+		{"an interpreter", []string{"--send", "script", "--", "./script"}, 126, []string{"it needs /opt/nowhere/bin/gmx", `add "- gromacs"`}},
+		{"an interpreter by env", []string{"--send", "env", "--", "./env"}, 127, []string{"no-such-interpreter: command not found on this node; "}},
+		{"a library", []string{"--send", "lib", "--", "./lib"}, 127, []string{"library libopenblas.so.0 is not in the node's userland", `add "- libopenblas0"`, "statically", "LD_LIBRARY_PATH"}},
+		{"no program", []string{"--send", "plain", "--", "./plain"}, 126, []string{"neither a program nor a script"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c.during(t)
+			r := c.musterIn(dir, "", append([]string{"run"}, tc.args...)...)
+			if r.status != tc.status {
+				t.Errorf("status %d, want %d", r.status, tc.status)
+			}
+			for _, text := range tc.want {
+				if !strings.Contains(r.stderr, text) {
+					t.Errorf("it says %q, want %q in it", r.stderr, text)
+				}
+			}
+		})
+	}
+
+	t.Run("where the output of a detached job is", func(t *testing.T) {
+		c.during(t)
+		r := c.musterIn(dir, "", "run", "-d", "--cpus", "1", "--mem", "16M", "echo", "kept")
+		id := strings.TrimSpace(r.stdout)
+		if want := "muster: output of job " + id + ": kept by the head: muster job logs " + id + "\n"; r.stderr != want {
+			t.Errorf("it says %q, want %q", r.stderr, want)
+		}
+		c.ended(c.latestJob())
+		if r := c.muster("", "job", "logs", id); r.stdout != "kept\n" {
+			t.Errorf("%+v", r)
+		}
+		if r := c.muster("", "job", "show", id); !strings.Contains(r.stdout, "1 core, 16 MiB of memory") {
+			t.Errorf("muster job show says\n%s", r.stdout)
+		}
+	})
+}
