@@ -156,7 +156,9 @@ func (st *runStream) read(conn net.Conn, in *bufio.Reader) error {
 		}
 		st.js.Heard(st.job.id)
 		switch f.Type {
-		case api.FramePing, api.FrameOutputAck:
+		case api.FramePing:
+		case api.FrameOutputAck:
+			st.js.out.wasRead(logKey{st.job.id, f.Task}, f.Offset)
 		case api.FrameSignal:
 			st.js.signalAsync(st.job.id, int(f.Offset))
 		case api.FrameWindow:

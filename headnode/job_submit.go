@@ -412,6 +412,9 @@ func noJob(id uint64) error {
 	return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("there is no job %d", id), Hint: "see the jobs with: muster job list"}
 }
 
+// inputWaits is the reason of a job whose tasks read all of its input and do not all run yet.
+const inputWaits = "its input waits until every task has started, as each reads all of it; run fewer tasks at a time, or give it to the first one alone: --stdin first"
+
 // viewLocked is the API's view of j. js.mu is held.
 func (js *jobs) viewLocked(j *job) api.Job {
 	full := false
@@ -420,6 +423,9 @@ func (js *jobs) viewLocked(j *job) api.Job {
 		full = full || f
 		return w
 	}, js.cfg.NodeTrouble)
+	if v.State == api.JobRunning && v.Reason == "" && j.queued > 0 && j.relay != nil && j.relay.full() {
+		v.Reason = inputWaits
+	}
 	if full {
 		v.Reason = "waits for room on the head's disk: its output cannot be kept"
 	}

@@ -122,7 +122,7 @@ func newJobs(cfg jobsConfig) (*jobs, error) {
 	}
 	var err error
 	js.out, err = newOutputs(outputsConfig{
-		Dir: cfg.Dir, Log: cfg.Log, MinFree: cfg.MinFree, Appended: js.appended, Synced: js.synced,
+		Dir: cfg.Dir, Log: cfg.Log, MinFree: cfg.MinFree, Appended: js.appended, Synced: js.synced, Loose: js.loose,
 	})
 	if err != nil {
 		return nil, err

@@ -322,7 +322,7 @@ func TestSpecThatCannotBe(t *testing.T) {
 		want string
 	}{
 		"containers":         {api.JobSpec{Argv: []string{"a"}, Containers: true}, "does not allow"},
-		"fetch":              {api.JobSpec{Argv: []string{"a"}, Fetch: []string{"out"}}, "are not fetched"},
+		"fetch":              {api.JobSpec{Argv: []string{"a"}, Fetch: []string{"../out"}}, "clean relative path"},
 		"terminals":          {api.JobSpec{Argv: []string{"a"}, Tasks: 2, Terminal: &api.Window{}}, "2 tasks with one terminal"},
 		"terminal and file":  {api.JobSpec{Argv: []string{"a"}, Terminal: &api.Window{}, Output: "/home/x"}, "not to both"},
 		"one file for two":   {api.JobSpec{Argv: []string{"a"}, Tasks: 2, Output: "/home/x"}, "write over each other"},

@@ -149,6 +149,9 @@ func (h *headFlag) completeJobs(cmd *cobra.Command, _ []string, prefix string) (
 		if cmd.Name() == "cancel" && j.State.Ended() {
 			continue
 		}
+		if cmd.Name() == "fetch" && (!j.State.Ended() || len(j.Spec.Fetch) == 0) {
+			continue
+		}
 		if id := fmt.Sprint(j.ID); strings.HasPrefix(id, prefix) {
 			ids = append(ids, id+"\t"+cut(jobText(j), 40))
 		}

@@ -3,13 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -163,6 +167,53 @@ func TestRunFetch(t *testing.T) {
 			t.Errorf("a file that the job does not have: %+v", r)
 		}
 	})
+}
+
+// countedReader counts what was read of it.
+type countedReader struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *countedReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// TestRunInputToSlowTasks gives one input to tasks of which one does not read for a while: no more than a few
+// windows of it are taken from its source, and each task gets all.
+func TestRunInputToSlowTasks(t *testing.T) {
+	const total, most = 64 << 20, 4 << 20
+	c := newAgentCluster(t)
+	c.startHead("--dhcp=full")
+	a := c.newAgent()
+	a.start()
+	a.ready()
+	g := a.newGates()
+	in := &countedReader{r: io.LimitReader(rand.NewChaCha8([32]byte{}), total)}
+	var out, errOut bytes.Buffer
+	run := c.program(in, &out, &errOut, "run", "-n", "2", "sh", "-c", "if [ $MUSTER_TASK = 1 ]; then : <$0/go; fi; sha256sum", g.seen)
+	var last int64
+	still := 0
+	c.eventually(jobTime, "the input stops", func(context.Context) (bool, error) {
+		n := in.n.Load()
+		if still++; n != last || n == 0 {
+			last, still = n, 0
+		}
+		return still == 10, nil
+	})
+	if n := in.n.Load(); n > most {
+		t.Errorf("%d bytes were taken while a task does not read, want at most %d", n, most)
+	}
+	g.let("go")
+	run.wait(t, jobTime)
+	h := sha256.New()
+	io.Copy(h, io.LimitReader(rand.NewChaCha8([32]byte{}), total))
+	line := fmt.Sprintf("%x  -\n", h.Sum(nil))
+	if run.status != 0 || out.String() != line+line {
+		t.Errorf("status %d, output\n%s%s\nwant twice %s", run.status, out.String(), errOut.String(), line)
+	}
 }
 
 // terminal is one that a test types on.
