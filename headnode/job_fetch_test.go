@@ -72,8 +72,12 @@ func TestFetchedPut(t *testing.T) {
 		t.Errorf("an empty file: %d, %v", next, err)
 	}
 	ev := api.TaskEvent{TaskRef: ref, State: api.JobFinished, Fetched: []api.FetchedFile{
-		{File: 2, Size: 100, SHA256: sumOf(data), Mode: 0o4755}, {File: 3, SHA256: sumOf(nil)}, {File: 1, Error: "no\nsuch"},
-		{File: 0, Size: 5, SHA256: sumOf(data)}, {File: 99}, {File: -1},
+		{File: 2, Size: 100, SHA256: sumOf(data), Mode: 0o4755},
+		{File: 3, SHA256: sumOf(nil)},
+		{File: 1, Error: "no\nsuch"},
+		{File: 0, Size: 5, SHA256: sumOf(data)},
+		{File: 99},
+		{File: -1},
 	}}
 	if err := x.ended(ev, []string{"a", "b", "c-%t", "d", "e"}); err != nil {
 		t.Fatal(err)
