@@ -366,6 +366,16 @@ func TestRunSuspend(t *testing.T) {
 	term.shown("status 3")
 	term.typed(`case $(stty -a) in *-icanon*) echo mo""de raw;; *) echo mo""de usual;; esac` + "\n")
 	term.shown("mode usual")
+	// Without a terminal of its own the command stops with muster, too.
+	term.typed(c.bin + ` run sh -c 'echo re""ady; sleep 1000'` + "\n")
+	term.shown("ready")
+	term.typed("\x1a")
+	term.shown("Stopped")
+	c.eventually(jobTime, "the task is stopped", func(context.Context) (bool, error) { return detail() == api.DetailStopped, nil })
+	term.typed("fg\n")
+	c.eventually(jobTime, "the task goes on", func(context.Context) (bool, error) { return detail() == "", nil })
+	term.typed("\x03")
+	term.shown("here> ")
 	// What nobody could continue does not stop.
 	script := exec.Command(c.bin, "run", "-t", "sh", "-c", `echo ready; read x; echo "got $x"`)
 	script.Env = shell.Env
@@ -381,6 +391,16 @@ func TestRunSuspend(t *testing.T) {
 	alone.shown("got word")
 }
 
+// mpiProgram is a program that wants a library of MPI in place of the C library.
+func mpiProgram(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/bin/true")
+	if err != nil || !bytes.Contains(b, []byte("libc.so.6\x00")) {
+		t.Fatalf("/bin/true is no dynamically linked program: %v", err)
+	}
+	return string(bytes.ReplaceAll(b, []byte("libc.so.6\x00"), []byte("libmpi.so\x00")))
+}
+
 // TestRunSaysWhatIsMissing starts what a node does not have, and cannot have so.
 func TestRunSaysWhatIsMissing(t *testing.T) {
 	c := newAgentCluster(t)
@@ -391,7 +411,8 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 	dir := t.TempDir()
 	files := map[string]string{
 		"script": "#!/opt/nowhere/bin/gmx\n", "env": "#!/usr/bin/env no-such-interpreter\n", "plain": "text\n",
-		"lib": "#!/bin/sh\necho './x: error while loading shared libraries: libopenblas.so.0: cannot open shared object file' >&2\nexit 127\n",
+		"solver": mpiProgram(t),
+		"lib":    "#!/bin/sh\necho './x: error while loading shared libraries: libopenblas.so.0: cannot open shared object file' >&2\nexit 127\n",
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
@@ -409,6 +430,8 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 		{"an interpreter", []string{"--send", "script", "--", "./script"}, 126, []string{"it needs /opt/nowhere/bin/gmx", `add "- gromacs"`}},
 		{"an interpreter by env", []string{"--send", "env", "--", "./env"}, 127, []string{"no-such-interpreter: command not found on this node; "}},
 		{"a library", []string{"--send", "lib", "--", "./lib"}, 127, []string{"library libopenblas.so.0 is not in the node's userland", `add "- libopenblas0"`, "statically", "LD_LIBRARY_PATH"}},
+		{"an MPI program", []string{"-n", "2", "--send", "solver", "--", "./solver"}, 126, []string{"./solver: it is an MPI program, and each of the 2 tasks would be rank 0 of 1", "muster run -c 2 mpirun -n 2 ./solver"}},
+		{"an MPI program alone", []string{"--send", "solver", "--", "./solver"}, 127, []string{"library libmpi.so is not in the node's userland"}},
 		{"no program", []string{"--send", "plain", "--", "./plain"}, 126, []string{"neither a program nor a script"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
