@@ -17,6 +17,7 @@ const Protocol = 1
 //	out.KEY.TASK    Frame (binary)         Ack: durable up to Offset
 //	file.KEY        FileRequest            raw bytes, or ErrorReply with header "Error: 1"
 //	log.KEY         KernelLog              none
+//	put.KEY         FilePut                Ack: next byte that the head wants
 //	head to agent
 //	node.KEY.start  TaskStart              Ack
 //	node.KEY.input  InputChunk             Ack: taken up to Offset
@@ -33,6 +34,7 @@ const (
 	SubjectOut   = "out."
 	SubjectFile  = "file."
 	SubjectLog   = "log."
+	SubjectPut   = "put."
 	SubjectNode  = "node."
 	InboxPrefix  = "_INBOX."
 
@@ -176,6 +178,10 @@ type TaskStatus struct {
 	Input  int64    `json:"input_bytes" doc:"input that it has taken"`
 	CPUms  int64    `json:"cpu_ms,omitempty"`
 	MemMiB int64    `json:"mem_mib,omitempty"`
+	// Detail says more of a task that runs: one of the Detail constants, or nothing. Stops
+	// counts how often it was stopped.
+	Detail string `json:"detail,omitempty"`
+	Stops  int    `json:"stops,omitempty"`
 }
 
 // TaskEvent tells of a task's start or end. It is repeated until the head
@@ -190,6 +196,9 @@ type TaskEvent struct {
 	// Output is the whole length of its output. The head holds the end of
 	// a task back until it has that much.
 	Output int64 `json:"output_bytes"`
+	// Fetched tells of an ended task what became of the files that its user wants back. The
+	// head has those without an error.
+	Fetched []FetchedFile `json:"fetched,omitempty"`
 }
 
 // InputChunk is a part of a task's standard input.

@@ -14,7 +14,7 @@ type FrameType uint8
 
 // The types of frames. An agent sends FrameOutput only. On the upgraded
 // connection of a `run` (GET /v1/jobs/{id}/stream) the head sends
-// FrameOutput, FrameInputAck, FrameJob, FrameEnd and FramePing, the client
+// FrameOutput, FrameGap, FrameInputAck, FrameJob, FrameEnd and FramePing, the client
 // FrameInput, FrameInputEOF, FrameOutputAck, FrameSignal, FrameWindow and FramePing.
 const (
 	FrameOutput    FrameType = 1  // Data at Offset of task Task's output
@@ -28,6 +28,7 @@ const (
 	FrameOutputAck FrameType = 9  // the client has written task Task's output up to Offset
 	FrameInputShut FrameType = 10 // no task reads any more: the client may stop sending
 	FrameWindow    FrameType = 11 // Offset is rows<<16 | columns of the client's terminal
+	FrameGap       FrameType = 12 // output of task Task in front of Offset is not kept; Data says so for people
 )
 
 // Stream says where a task wrote output.

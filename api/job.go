@@ -57,8 +57,12 @@ type JobSpec struct {
 	StdinFirst bool   `json:"stdin_first,omitempty"`
 	Output     string `json:"output,omitempty" doc:"absolute path in a share that the node writes the output to"`
 	Errors     string `json:"errors,omitempty" doc:"the same for standard error; empty: where the output goes"`
-	// Fetch are files that the user wants back: paths relative to the working directory. They
-	// are kept with the job until they are fetched or the job is forgotten.
+	// AutoOutput gives a detached job that works in a share and names no output the file NAME-JOB.out in
+	// its working directory. Output of others is kept by the head.
+	AutoOutput bool `json:"auto_output,omitempty"`
+	// Fetch are files that the user wants back when a task has ended: paths below its private
+	// working directory, with %j and %t as in Output. The head keeps them as it keeps output:
+	// until newer jobs need the room.
 	Fetch []string `json:"fetch,omitempty"`
 	// Containers permits user namespaces and FUSE inside the task. Such a task cannot move.
 	Containers bool `json:"containers,omitempty"`
@@ -119,7 +123,9 @@ type Task struct {
 	ExitCode int       `json:"exit_code"`
 	Signal   int       `json:"signal,omitempty" doc:"signal that ended it"`
 	Error    string    `json:"error,omitempty" doc:"why it could not start, or node lost"`
-	Output   int64     `json:"output_bytes" doc:"output that the head keeps"`
+	Output   int64     `json:"output_bytes" doc:"output that the head has"`
+	Detail   string    `json:"detail,omitempty" doc:"more of a task that runs: stopped, or fetching"`
+	Stops    int       `json:"stops,omitempty" doc:"how often it was stopped by a signal"`
 }
 
 // SignalRequest sends a signal to every task of a job.

@@ -31,7 +31,7 @@ func agentPermissions(key string, node bool) *server.Permissions {
 	}
 	if node {
 		p.Publish.Allow = append(p.Publish.Allow,
-			api.SubjectHB+key, api.SubjectEvent+key, api.SubjectOut+key+".*", api.SubjectFile+key, api.SubjectLog+key)
+			api.SubjectHB+key, api.SubjectEvent+key, api.SubjectOut+key+".*", api.SubjectFile+key, api.SubjectLog+key, api.SubjectPut+key)
 		p.Subscribe.Allow = append(p.Subscribe.Allow, api.SubjectNode+key+".*")
 		p.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: replyTime}
 	}

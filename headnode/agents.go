@@ -159,6 +159,7 @@ func (a *Agents) start(sink taskSink) error {
 		api.SubjectOut + "*.*": a.onOutput,
 		api.SubjectFile + "*":  a.onFile,
 		api.SubjectLog + "*":   a.onLog,
+		api.SubjectPut + "*":   a.onPut,
 	} {
 		sub, err := conn.Subscribe(subject, func(m *nats.Msg) {
 			if key, rest, ok := cutSubject(m); ok {
@@ -355,6 +356,22 @@ func (a *Agents) onFile(key, _ string, m *nats.Msg) {
 		if m.Reply != "" {
 			a.publish(&nats.Msg{Subject: m.Reply, Data: data})
 		}
+	})
+}
+
+func (a *Agents) onPut(key, _ string, m *nats.Msg) {
+	name := a.cfg.Nodes.touch(key)
+	if name == "" {
+		return
+	}
+	a.boxes.put(&a.work, key, len(m.Data), func(ctx context.Context) {
+		var p api.FilePut
+		if err := json.Unmarshal(m.Data, &p); err != nil {
+			a.respond(m, api.Ack{Err: api.AsError(invalidMessage("piece of a file", err))}, nil)
+			return
+		}
+		next, err := a.sink.TaskFile(ctx, name, p)
+		a.respond(m, api.Ack{Offset: next, Err: api.AsError(err)}, nil)
 	})
 }
 

@@ -536,7 +536,7 @@ func TestGarbage(t *testing.T) {
 		conn.Close()
 	}
 	// Behind a node's rights.
-	for _, subject := range []string{api.SubjectHB + e.key, api.SubjectLog + e.key, api.SubjectEvent + e.key, api.SubjectFile + e.key, api.SubjectOut + e.key + ".x", api.SubjectJoin + e.key} {
+	for _, subject := range []string{api.SubjectHB + e.key, api.SubjectLog + e.key, api.SubjectEvent + e.key, api.SubjectFile + e.key, api.SubjectPut + e.key, api.SubjectOut + e.key + ".x", api.SubjectJoin + e.key} {
 		for _, data := range [][]byte{nil, junk, []byte("{}"), []byte("[]"), []byte(`{"tasks":null,"load":{"runnable":-1e300}}`), []byte(strings.Repeat("[", 10000))} {
 			if err := c.Publish(subject, data); err != nil {
 				t.Fatal(err)

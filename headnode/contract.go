@@ -46,6 +46,10 @@ type taskSink interface {
 	// api.MaxChunk bytes, for a node that runs a task of that job.
 	JobFile(ctx context.Context, node string, req api.FileRequest) ([]byte, error)
 
+	// TaskFile takes a piece of a file that a task's user wants back and returns the position of
+	// the next one that is wanted. It may wait for the disk.
+	TaskFile(ctx context.Context, node string, p api.FilePut) (next int64, err error)
+
 	// NodeJoined tells that a node was let in, and every task that it holds.
 	// Tasks that ought to run there and are not in the list are lost when
 	// the boot id is new; tasks that ought not are ended.

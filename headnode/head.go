@@ -152,7 +152,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	h.userlands = newUserlandOffers(h.Images, nil)
 	h.Nodes.userlandOf = h.userlands.of
 	h.jobs, err = newJobs(jobsConfig{
-		Shares: h.Shares.Paths, Allows: h.Settings.allows,
+		Shares: h.Shares.Paths, Writable: h.Shares.Writable, Allows: h.Settings.allows,
 		Store: h.store, Fleet: h.Nodes, Dir: h.state.Path("output"), Log: cfg.Log.With("part", "jobs"),
 		Notify: func(ev api.Event) { h.Events.Publish(ev) }, NodeTrouble: h.Nodes.Trouble,
 	})

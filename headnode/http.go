@@ -79,6 +79,7 @@ func newHTTP(cfg httpConfig) (*httpServer, error) {
 	mux := http.NewServeMux()
 	s.api = newAPI(mux, cfg.Version)
 	s.routeJobs()
+	s.routeFiles()
 	s.routeNodes()
 	s.routeShares()
 	s.routeCluster()

@@ -52,6 +52,7 @@ func (s *httpServer) routeStreams(mux *http.ServeMux) {
 	}
 	handle("GET /v1/jobs/{id}/stream", s.serveStream)
 	handle("GET /v1/jobs/{id}/logs", s.serveLogs)
+	handle("GET /v1/jobs/{id}/files/{task}/{file}", s.serveFile)
 	handle("GET /v1/events", s.serveEvents)
 	handle("PUT /v1/blobs/{sha256}", s.putBlob)
 	handle("HEAD /v1/blobs/{sha256}", s.headBlob)
@@ -155,7 +156,9 @@ func (st *runStream) read(conn net.Conn, in *bufio.Reader) error {
 		}
 		st.js.Heard(st.job.id)
 		switch f.Type {
-		case api.FramePing, api.FrameOutputAck:
+		case api.FramePing:
+		case api.FrameOutputAck:
+			st.js.out.wasRead(logKey{st.job.id, f.Task}, f.Offset)
 		case api.FrameSignal:
 			st.js.signalAsync(st.job.id, int(f.Offset))
 		case api.FrameWindow:

@@ -106,8 +106,11 @@ func startOf(j *job, index int) api.TaskStart {
 		Argv:    s.Argv, Env: s.Env, Owner: j.owner, Files: s.Files,
 		Stdin: s.Stdin && (index == 0 || !s.StdinFirst),
 		Cores: j.cores(), MemMiB: s.MemMiB, Host: t.node, Tasks: len(j.tasks), Node: t.node,
-		Umask: s.Umask, Limits: s.Limits, Terminal: s.Terminal, Fetch: s.Fetch, Containers: s.Containers,
+		Umask: s.Umask, Limits: s.Limits, Terminal: s.Terminal, Containers: s.Containers,
 		Output: taskFile(s.Output, j.id, index), Errors: taskFile(s.Errors, j.id, index),
+	}
+	for _, p := range s.Fetch {
+		start.Fetch = append(start.Fetch, taskFile(p, j.id, index))
 	}
 	if j.window != nil {
 		start.Terminal = j.window
@@ -205,6 +208,10 @@ func (js *jobs) TaskEvent(ctx context.Context, node string, ev api.TaskEvent) er
 		if _, err := js.taskLog(node, ev.TaskRef); err != nil {
 			return err
 		}
+		if err := js.noteFetched(node, ev); err != nil {
+			return err
+		}
+		ev.Error = wayOut(ev.Error)
 	}
 	js.mu.Lock()
 	j, t := js.task(node, ev.TaskRef)
@@ -456,6 +463,10 @@ func (js *jobs) NodeHeard(node string, held []api.TaskStatus) {
 		default:
 			seen[k] = struct{}{}
 			t.used = h.MemMiB
+			if t.detail != h.Detail || t.stops != h.Stops {
+				t.detail, t.stops = h.Detail, h.Stops
+				j.feed.changed()
+			}
 			if !h.State.Ended() {
 				t.missing = 0
 				js.runs(j, h.Index, now)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"muster/api"
@@ -198,6 +199,7 @@ func (js *jobs) archive(ctx context.Context, now time.Time) (int, error) {
 	for _, j := range due {
 		js.blobs.release(j.spec.Files)
 		js.out.forget(j.id, len(j.tasks))
+		js.fetched.forget(j.id)
 	}
 	return len(due), nil
 }
@@ -225,10 +227,12 @@ type keptOutput struct {
 	job   uint64
 	bytes int64
 	when  time.Time
+	uid   uint32
 }
 
-// pruneOutput removes the output of the jobs that ended first until what is
-// left fits KeepBytes and KeepJobs.
+// pruneOutput removes output and fetched files of the jobs that ended first until what is left
+// fits KeepBytes and KeepJobs, and no user has more than half of it. The latest job of a user
+// keeps what fits at all.
 func (js *jobs) pruneOutput() error {
 	dirs, err := os.ReadDir(js.cfg.Dir)
 	if err != nil {
@@ -242,22 +246,54 @@ func (js *jobs) pruneOutput() error {
 		}
 		js.mu.Lock()
 		_, live := js.jobs[id]
+		uid := unknownUID
+		if e := js.history.byID[id]; e != nil {
+			uid = e.UID
+		}
 		js.mu.Unlock()
 		if !live {
-			kept = append(kept, measureOutput(js.cfg.Dir, id))
+			k := measureOutput(js.cfg.Dir, id)
+			k.uid = uid
+			kept = append(kept, k)
 		}
 	}
 	slices.SortFunc(kept, func(a, b keptOutput) int { return b.when.Compare(a.when) })
-	var sum int64
-	for n, k := range kept {
-		if sum += k.bytes; sum > js.cfg.KeepBytes || n >= js.cfg.KeepJobs {
-			if err := js.out.removeJob(k.job); err != nil {
-				return err
-			}
-			js.cfg.Log.Info("output removed", "job", k.job, "bytes", k.bytes)
+	for _, k := range surplus(kept, js.cfg.KeepBytes, js.cfg.KeepJobs) {
+		if err := js.out.removeJob(k.job); err != nil {
+			return err
 		}
+		js.cfg.Log.Info("output removed", "job", k.job, "bytes", k.bytes)
 	}
 	return nil
+}
+
+// unknownUID stands for the user of a job that is not in memory any more.
+const unknownUID = ^uint32(0)
+
+// surplus are those of kept, which is in the order of their ends, the latest first, that are too many.
+func surplus(kept []keptOutput, bytes int64, jobs int) []keptOutput {
+	var sum int64
+	var out []keptOutput
+	users := map[uint32]int64{}
+	for n, k := range kept {
+		had := users[k.uid]
+		mine := had + k.bytes
+		if sum+k.bytes > bytes || n >= jobs || k.uid != unknownUID && had > 0 && mine > bytes/2 {
+			out = append(out, k)
+			continue
+		}
+		sum += k.bytes
+		users[k.uid] = mine
+	}
+	return out
+}
+
+// usedBytes is the room that a file takes on the disk: output in the middle may have been given up.
+func usedBytes(st os.FileInfo) int64 {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return sys.Blocks * 512
+	}
+	return st.Size()
 }
 
 func measureOutput(dir string, id uint64) keptOutput {
@@ -265,7 +301,7 @@ func measureOutput(dir string, id uint64) keptOutput {
 	files, _ := os.ReadDir(filepath.Join(dir, strconv.FormatUint(id, 10)))
 	for _, f := range files {
 		if st, err := f.Info(); err == nil {
-			k.bytes += st.Size()
+			k.bytes += usedBytes(st)
 			if st.ModTime().After(k.when) {
 				k.when = st.ModTime()
 			}

@@ -90,7 +90,11 @@ func (r *relay) write(client int, off int64, data []byte) error {
 		if len(r.buf)+len(data) > inputWindow {
 			return tooLarge("", "input is %d bytes ahead; at most %d may be on the way", len(r.buf)+len(data), inputWindow)
 		}
+		was := r.fullLocked()
 		r.buf = append(r.buf, data...)
+		if r.fullLocked() && !was {
+			r.feed.changed() // why it waits may have to be said
+		}
 	} else {
 		r.base += int64(len(data)) // nobody reads: count it as taken
 	}
@@ -128,6 +132,15 @@ func (r *relay) open() bool {
 	}
 	return false
 }
+
+// full tells whether no more can come before a task has taken some.
+func (r *relay) full() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fullLocked()
+}
+
+func (r *relay) fullLocked() bool { return len(r.buf) > inputWindow-api.MaxChunk }
 
 // state tells a client up to where every task that still reads has taken the
 // input, and whether none does.

@@ -2,11 +2,16 @@ package headnode
 
 import (
 	"bytes"
+	"context"
+	"io"
+	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"muster/api"
+	"muster/api/client"
 )
 
 // TestRelay sends an input to tasks that take as much as they like and end
@@ -140,5 +145,39 @@ func TestRelayLimits(t *testing.T) {
 	}
 	if err := r.write(c, inputWindow, make([]byte, 3*inputWindow)); err != nil {
 		t.Errorf("write when nobody reads = %v: it is dropped", err)
+	}
+}
+
+// TestInputWaitsForQueuedTasks: each task reads all of the input, so one that is not placed yet holds it up;
+// that is said.
+func TestInputWaitsForQueuedTasks(t *testing.T) {
+	r := newRig(t, "n1") // with four cores
+	in, stop := io.Pipe()
+	defer stop.Close()
+	go func() {
+		for {
+			if _, err := stop.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	seen := make(chan uint64, 1)
+	go r.client.Run(ctx, api.JobSpec{Argv: []string{"cat"}, Tasks: 5}, client.RunOptions{Stdin: in, Changed: func(j api.Job) {
+		if strings.HasPrefix(j.Reason, "its input waits until every task has started") {
+			select {
+			case seen <- j.ID:
+			default:
+			}
+		}
+	}})
+	select {
+	case id := <-seen:
+		if _, err := r.client.Cancel(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nobody says that the input waits")
 	}
 }

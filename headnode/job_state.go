@@ -46,9 +46,11 @@ type task struct {
 	total   int64 // whole length of its output, once its end was heard
 
 	// What follows is not recorded.
-	used    int64 // MiB of memory by the last report
-	missing int   // reports of its node in a row that did not have it
-	sent    bool  // a start may have reached the node
+	used    int64  // MiB of memory by the last report
+	detail  string // more of how it runs, by the last report
+	stops   int    // how often it was stopped
+	missing int    // reports of its node in a row that did not have it
+	sent    bool   // a start may have reached the node
 }
 
 // active tells whether the task takes cores of its node.
@@ -118,7 +120,7 @@ func (j *job) place(i int, node, boot, why string) {
 	t := &j.tasks[i]
 	t.phase, t.node, t.boot, t.why = phasePlaced, node, boot, why
 	t.epoch++
-	t.sent, t.missing, t.used = false, 0, 0
+	t.sent, t.missing, t.used, t.detail, t.stops = false, 0, 0, "", 0
 	j.queued--
 }
 
@@ -324,7 +326,10 @@ func (j *job) view(written func(index int) int64, nodeTrouble func(node string) 
 		case phasePlaced:
 			w.State = api.JobQueued
 		case phaseRunning:
-			w.State = api.JobRunning
+			w.State, w.Detail, w.Stops = api.JobRunning, t.detail, t.stops
+			if t.detail == api.DetailFetching {
+				w.Why = "has ended; its files are on the way"
+			}
 		case phaseEnding:
 			w.State, w.Why = api.JobRunning, "has ended; the rest of its output is on the way"
 		case phaseEnded:

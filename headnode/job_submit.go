@@ -64,8 +64,6 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, invalid("leave out one of them", "output goes to a terminal or to a file, not to both")
 	case len(s.Limits) > maxLimits:
 		return s, nil, invalid("", "%d resource limits; Linux has %d", len(s.Limits), maxLimits)
-	case len(s.Fetch) > 0:
-		return s, nil, invalid("write them into a share", "files are not fetched from tasks")
 	case s.Stdin && s.Detached:
 		return s, nil, invalid("leave out --detach, or redirect the input from a file that the task can read",
 			"a detached job has nobody who sends its input")
@@ -77,6 +75,9 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, err
 	}
 	if err := checkPaths(s); err != nil {
+		return s, nil, err
+	}
+	if err := checkFetch(s); err != nil {
 		return s, nil, err
 	}
 	on, err := parseOn(s.On)
@@ -263,6 +264,11 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 	if spec, err = settleDir(spec, shares); err != nil {
 		return api.Job{}, err
 	}
+	spec = autoOutput(spec, shares, js.cfg.Writable)
+	if len(spec.Fetch) > 0 && !spec.Private {
+		return api.Job{}, invalid("leave fetch out, or work in a private folder (private)",
+			"files are fetched from a private folder; those of %s are in a share already", api.DecodeText(spec.Dir))
+	}
 	if err := checkNodes(nodes, on, spec); err != nil {
 		return api.Job{}, err
 	}
@@ -431,6 +437,9 @@ func noJob(id uint64) error {
 	return &api.Error{Code: api.CodeNotFound, Msg: fmt.Sprintf("there is no job %d", id), Hint: "see the jobs with: muster job list"}
 }
 
+// inputWaits is the reason of a job whose tasks read all of its input and do not all run yet.
+const inputWaits = "its input waits until every task has started, as each reads all of it; run fewer tasks at a time, or give it to the first one alone: --stdin first"
+
 // viewLocked is the API's view of j. js.mu is held.
 func (js *jobs) viewLocked(j *job) api.Job {
 	full := false
@@ -439,6 +448,9 @@ func (js *jobs) viewLocked(j *job) api.Job {
 		full = full || f
 		return w
 	}, js.cfg.NodeTrouble)
+	if v.State == api.JobRunning && v.Reason == "" && j.queued > 0 && j.relay != nil && j.relay.full() {
+		v.Reason = inputWaits
+	}
 	if full {
 		v.Reason = "waits for room on the head's disk: its output cannot be kept"
 	}

@@ -30,6 +30,8 @@ type jobsConfig struct {
 
 	// Shares lists the paths of the cluster's shares. nil: there are none.
 	Shares func() []string
+	// Writable tells whether tasks may write to a share. nil: to all.
+	Writable func(share string) bool
 
 	// Allows tells whether a setting of the cluster that allows jobs something is on. nil:
 	// none is.
@@ -76,11 +78,12 @@ const requestTimeout = 10 * time.Second
 // of them works before the records were read by [newJobs], and starts are sent
 // only while [jobs.Run] runs.
 type jobs struct {
-	cfg   jobsConfig
-	out   *outputs
-	blobs *jobBlobs
-	todo  *workQueue
-	place chan struct{} // capacity 1: look at the queue
+	cfg     jobsConfig
+	out     *outputs
+	blobs   *jobBlobs
+	fetched *fetched
+	todo    *workQueue
+	place   chan struct{} // capacity 1: look at the queue
 
 	mu         sync.Mutex // guards all below; taken before outputs.mu, taskLog.mu, feed.mu and relay.mu
 	jobs       map[uint64]*job
@@ -123,11 +126,12 @@ func newJobs(cfg jobsConfig) (*jobs, error) {
 	}
 	var err error
 	js.out, err = newOutputs(outputsConfig{
-		Dir: cfg.Dir, Log: cfg.Log, MinFree: cfg.MinFree, Appended: js.appended, Synced: js.synced,
+		Dir: cfg.Dir, Log: cfg.Log, MinFree: cfg.MinFree, Appended: js.appended, Synced: js.synced, Loose: js.loose,
 	})
 	if err != nil {
 		return nil, err
 	}
+	js.fetched = newFetched(js.out)
 	if js.blobs, err = newJobBlobs(cfg.Dir, cfg.Now); err != nil {
 		return nil, err
 	}

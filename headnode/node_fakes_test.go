@@ -91,6 +91,10 @@ func (s *fakeSink) JobFile(_ context.Context, _ string, req api.FileRequest) ([]
 	return []byte("content of " + req.SHA256), nil
 }
 
+func (s *fakeSink) TaskFile(_ context.Context, _ string, p api.FilePut) (int64, error) {
+	return p.Offset + int64(len(p.Data)), nil
+}
+
 func (s *fakeSink) NodeJoined(node, bootID string, _ []api.TaskStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -39,7 +39,10 @@ type outputsConfig struct {
 	// Appended and Synced (nil: nobody asks) are called, with no lock held,
 	// after a task's output grew, and after more of it became durable.
 	Appended func(job uint64, index int)
-	Synced   func(job uint64, index int, durable int64)
+	// Loose tells of a job that has not ended whether output in the middle may be given up
+	// before anybody has read it. nil: of none may any be given up.
+	Loose  func(job uint64) (loose, known bool)
+	Synced func(job uint64, index int, durable int64)
 }
 
 // outputs keeps what tasks write, one append-only file each, in
@@ -80,6 +83,7 @@ type taskLog struct {
 	pending []func(int64, error)
 	buf     []byte
 	removed bool
+	ends    ends
 }
 
 func newOutputs(cfg outputsConfig) (*outputs, error) {
@@ -110,11 +114,17 @@ func (o *outputs) task(job uint64, index int, verify bool) (*taskLog, error) {
 	k := logKey{job, index}
 	o.mu.Lock()
 	l, ok := o.logs[k]
+	o.mu.Unlock()
 	if ok {
+		return l, nil
+	}
+	bounds := o.endsOf(job)
+	o.mu.Lock()
+	if l, ok = o.logs[k]; ok {
 		o.mu.Unlock()
 		return l, nil
 	}
-	l = &taskLog{key: k, out: o}
+	l = &taskLog{key: k, out: o, ends: bounds}
 	l.mu.Lock() // others wait for the scan
 	defer l.mu.Unlock()
 	o.logs[k] = l
@@ -139,7 +149,7 @@ func (l *taskLog) load(verify bool) error {
 		return err
 	}
 	defer f.Close()
-	if l.have, err = scanChunks(f, verify); err != nil {
+	if l.have, l.ends.gap, err = l.scan(f, verify); err != nil {
 		return err
 	}
 	if verify {
@@ -394,6 +404,9 @@ func (l *taskLog) sync(thenClose bool) {
 		l.closeFile()
 	}
 	at := l.synced
+	if cerr := l.cut(); cerr != nil {
+		l.out.cfg.Log.Warn("output in the middle not given up", "job", l.key.job, "task", l.key.index, "err", cerr)
+	}
 	l.mu.Unlock()
 
 	if err != nil {
@@ -440,10 +453,20 @@ func (l *taskLog) read(c *cursor, buf []byte) ([]api.Frame, error) {
 		l.mu.Unlock()
 		return nil, nil
 	}
+	gap := l.ends.gap
+	if c.off >= gap.From.Off && c.off < gap.To.Off {
+		from := c.off
+		c.off, c.at = gap.To.Off, mark{gap.To.Off, gap.To.Pos}
+		l.mu.Unlock()
+		return []api.Frame{gapFrame(l.key.index, from, c.off)}, nil
+	}
 	if m := l.have.seek(c.off); m.off > c.at.off {
 		c.at = m
 	}
 	end, removed := l.have.size, l.removed
+	if c.at.pos < gap.From.Pos {
+		end = min(end, gap.From.Pos)
+	}
 	if c.at.pos >= end {
 		l.mu.Unlock()
 		return nil, nil
@@ -455,9 +478,13 @@ func (l *taskLog) read(c *cursor, buf []byte) ([]api.Frame, error) {
 	}
 	defer f.Close()
 	for c.at.pos < end {
+		was := c.at
 		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-c.at.pos)], c.at.pos)
 		if err != nil && err != io.EOF {
 			return nil, fmt.Errorf("reading output of task %d of job %d: %w", l.key.index, l.key.job, err)
+		}
+		if l.gone(was, gap) {
+			return l.read(c, buf) // what was read may have been given up in between
 		}
 		frames, used, next, err := readChunks(buf[:n], c.at.off, c.off, l.key.index)
 		if err != nil || used == 0 {

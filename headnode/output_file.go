@@ -60,8 +60,10 @@ type scanResult struct {
 // scanChunks walks over the chunks of r. With verify it reads all data and
 // stops in front of the first damaged chunk; without, it trusts the headers.
 // An incomplete chunk at the end is not counted.
-func scanChunks(r io.Reader, verify bool) (scanResult, error) {
-	var s scanResult
+func scanChunks(r io.Reader, verify bool) (scanResult, error) { return scanResult{}.scan(r, verify) }
+
+// scan goes on behind what s has.
+func (s scanResult) scan(r io.Reader, verify bool) (scanResult, error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	buf := make([]byte, api.MaxOutput)
 	var h [chunkHeader]byte

@@ -321,7 +321,7 @@ func TestSpecThatCannotBe(t *testing.T) {
 		spec api.JobSpec
 		want string
 	}{
-		"fetch":              {api.JobSpec{Argv: []string{"a"}, Fetch: []string{"out"}}, "are not fetched"},
+		"fetch":              {api.JobSpec{Argv: []string{"a"}, Fetch: []string{"../out"}}, "clean relative path"},
 		"terminals":          {api.JobSpec{Argv: []string{"a"}, Tasks: 2, Terminal: &api.Window{}}, "2 tasks with one terminal"},
 		"terminal and file":  {api.JobSpec{Argv: []string{"a"}, Terminal: &api.Window{}, Output: "/home/x"}, "not to both"},
 		"one file for two":   {api.JobSpec{Argv: []string{"a"}, Tasks: 2, Output: "/home/x"}, "write over each other"},

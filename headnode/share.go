@@ -137,6 +137,18 @@ func (s *Shares) Paths() []string {
 	return paths
 }
 
+// Writable tells whether nodes mount a share for writing.
+func (s *Shares) Writable(at string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sh := range s.list {
+		if sh.Path == at {
+			return !sh.ReadOnly
+		}
+	}
+	return false
+}
+
 // List implements shareAdmin.
 func (s *Shares) List() []api.Share {
 	nodes := s.cfg.Nodes.shareNodes()

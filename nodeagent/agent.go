@@ -84,7 +84,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.pin == "" {
 		a.pin = rememberedPin(cfg.RunDir)
 	}
-	a.tasks, err = task.New(cfg.taskConfig(a))
+	a.tasks, err = task.New(cfg.taskConfig(a, a.tellHead))
 	if err != nil {
 		return nil, err
 	}

@@ -206,7 +206,7 @@ func (c Config) software(s api.Software) api.Software {
 	return s
 }
 
-func (c Config) taskConfig(up task.Uplink) task.Config {
+func (c Config) taskConfig(up task.Uplink, changed func()) task.Config {
 	return task.Config{
 		Dir:        filepath.Join(c.RunDir, "tasks"),
 		CgroupRoot: c.CgroupRoot,
@@ -216,6 +216,7 @@ func (c Config) taskConfig(up task.Uplink) task.Config {
 		Max:        c.MaxTasks,
 		Uplink:     up,
 		Containers: c.Containers,
+		Changed:    changed,
 		Log:        c.Log,
 	}
 }

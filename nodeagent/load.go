@@ -22,6 +22,10 @@ const (
 	sampleEvery = 100 * time.Millisecond
 )
 
+// newsEvery is how often a heartbeat may be sent for something new: a task could make news
+// without end.
+const newsEvery = 50 * time.Millisecond
+
 // heartbeats reports load and tasks until ctx is done, the first at once.
 func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 	if every <= 0 {
@@ -38,6 +42,7 @@ func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 	load.sample()
 	for {
 		told = s.heartbeat(facts, load.report(), told)
+		last := time.Now()
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():
@@ -48,6 +53,7 @@ func (s *session) heartbeats(ctx context.Context, every time.Duration) {
 				waiting = false
 			case <-s.a.news:
 				waiting = false
+				pause(ctx, newsEvery-time.Since(last))
 			}
 		}
 	}

@@ -161,7 +161,7 @@ func TestTaskOutcome(t *testing.T) {
 		{"limits", shell(0, "ulimit -n; ulimit -c"), outcome{State: finished, Stdout: "1024\n0\n"}},
 		{"open files", shell(0, "ls /proc/self/fd | wc -l"), outcome{State: finished, Stdout: "4\n"}}, // 0 to 2, and the folder itself
 		{"own processes only", command(0, "cat", "/proc/1/comm"), outcome{State: finished, Stdout: "init\n"}},
-		{"own session", shell(0, "cut -d' ' -f6 /proc/self/stat | grep -qx $$ && echo yes"), outcome{State: finished, Stdout: "yes\n"}},
+		{"own process group", shell(0, "cut -d' ' -f5 /proc/self/stat | grep -qx $$ && echo yes"), outcome{State: finished, Stdout: "yes\n"}},
 		{"where it stands", shell(0, "echo $MUSTER_TASK $MUSTER_TASKS $MUSTER_NODE"), outcome{State: finished, Stdout: "0 3 n1\n"}},
 		{"working directory", shell(0, `test "$PWD" = "$HOME" && test -w . && stat -c %a .`), outcome{State: finished, Stdout: "700\n"}},
 		{"cannot read the agent's key", shell(0, "cat ../../../key"), outcome{State: failed, Code: 1, Stderr: "cat: ../../../key: No such file or directory\n"}},

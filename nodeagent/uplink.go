@@ -3,6 +3,7 @@ package nodeagent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -75,15 +76,48 @@ func (a *Agent) File(ctx context.Context, req api.FileRequest) ([]byte, error) {
 }
 
 func (a *Agent) fileOnce(ctx context.Context, body []byte) ([]byte, error) {
+	return a.askHead(ctx, api.SubjectFile, body, "the head does not send it: ")
+}
+
+// Put implements task.Uplink. It waits for a lost connection to come back, and for room on the
+// head's disk.
+func (a *Agent) Put(ctx context.Context, piece api.FilePut) (api.Ack, error) {
+	body, err := json.Marshal(piece)
+	if err != nil {
+		return api.Ack{}, fmt.Errorf("writing a piece of a file: %w", err)
+	}
+	for {
+		var ack api.Ack
+		data, err := a.askHead(ctx, api.SubjectPut, body, "the head does not take it: ")
+		if err == nil {
+			if err = json.Unmarshal(data, &ack); err == nil && ack.Err != nil {
+				err = ack.Err
+			}
+		}
+		if err == nil || ctx.Err() != nil {
+			return ack, errors.Join(err, ctx.Err())
+		}
+		switch api.CodeOf(err) {
+		case api.CodeUnreachable, api.CodeUnavailable, api.CodeDiskFull:
+			pause(ctx, retryAfter)
+		default:
+			return ack, err
+		}
+	}
+}
+
+// askHead sends a request and returns the body of the answer; none is an error that begins with
+// silent.
+func (a *Agent) askHead(ctx context.Context, subject string, body []byte, silent string) ([]byte, error) {
 	nc, err := a.linked()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	msg, err := nc.RequestWithContext(ctx, api.SubjectFile+a.key.public, body)
+	msg, err := nc.RequestWithContext(ctx, subject+a.key.public, body)
 	if err != nil {
-		return nil, &api.Error{Code: api.CodeUnreachable, Msg: "the head does not send it: " + err.Error()}
+		return nil, &api.Error{Code: api.CodeUnreachable, Msg: silent + err.Error()}
 	}
 	if msg.Header.Get(api.HeaderError) != "" {
 		if e := api.DecodeError(msg.Data); e != nil {

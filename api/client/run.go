@@ -29,6 +29,7 @@ const (
 	inputWindow = 1 << 20  // bytes of input that are not acknowledged
 	inputPiece  = 64 << 10 // most bytes in one frame
 	pipeGrace   = time.Second
+	outputAcked = 4 << 20 // the head is told that output was written after so many bytes
 )
 
 // RunOptions is how a run is connected with its surroundings.
@@ -94,7 +95,7 @@ func lostAnswer(err error) bool {
 
 // Attach follows a job that was submitted before, as Run does.
 func (c *Client) Attach(ctx context.Context, id uint64, opts RunOptions) (api.Job, error) {
-	r := &run{c: c, id: id, opts: opts, offsets: map[int]int64{}}
+	r := &run{c: c, id: id, opts: opts, offsets: map[int]int64{}, acked: map[int]int64{}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if opts.Stdin != nil {
@@ -113,8 +114,10 @@ type run struct {
 	id      uint64
 	opts    RunOptions
 	offsets map[int]int64    // output that was written, by task
+	acked   map[int]int64    // what the head was told of it
 	in      *inputBuffer     // nil: nothing is sent
 	outErr  error            // of Output
+	hungUp  bool             // the tasks were told of it
 	hangUp  <-chan time.Time // when tasks that SIGPIPE did not end get SIGHUP
 	pending []int            // signals that wait for a connection
 	window  api.Window       // the size that was told last
@@ -325,6 +328,11 @@ func (r *run) take(s *session, f api.Frame) error {
 	switch f.Type {
 	case api.FrameOutput:
 		return r.output(s, f)
+	case api.FrameGap:
+		if f.Offset > r.offsets[f.Task] {
+			r.offsets[f.Task] = f.Offset
+			r.opts.Notice(fmt.Sprintf("task %d: %s", f.Task, strings.TrimSpace(string(f.Data))))
+		}
 	case api.FrameInputAck:
 		if r.in != nil {
 			r.in.acked(f.Offset)
@@ -361,12 +369,21 @@ func (r *run) output(s *session, f api.Frame) error {
 		return nil
 	}
 	r.offsets[f.Task] = end
-	if r.outErr != nil || r.opts.Output == nil {
+	if r.outErr == nil && r.opts.Output != nil {
+		r.outErr = r.opts.Output(f.Task, f.Stream, f.Data[have-f.Offset:])
+	} else if end-r.acked[f.Task] < outputAcked {
 		return nil
 	}
-	if r.outErr = r.opts.Output(f.Task, f.Stream, f.Data[have-f.Offset:]); r.outErr == nil {
+	if end-r.acked[f.Task] >= outputAcked {
+		r.acked[f.Task] = end
+		if err := s.write(api.Frame{Type: api.FrameOutputAck, Task: f.Task, Offset: end}); err != nil {
+			return err
+		}
+	}
+	if r.outErr == nil || r.hungUp {
 		return nil
 	}
+	r.hungUp = true
 	sig := syscall.SIGHUP
 	if errors.Is(r.outErr, syscall.EPIPE) {
 		sig = syscall.SIGPIPE

@@ -34,6 +34,7 @@ type config struct {
 	stderr string // file for errors; "": descriptor 2
 	// containers leaves it the calls that make namespaces and mounts, and /dev/fuse.
 	containers bool
+	tasks      int // of its job
 	argv       []string
 	env        []string
 }
@@ -54,7 +55,7 @@ type share struct {
 type file struct{ from, to string }
 
 // configMagic begins the orders, with the version of their format.
-const configMagic = "muster-init 3"
+const configMagic = "muster-init 4"
 
 var errCut = errors.New("reading orders: they are cut off")
 
@@ -157,6 +158,8 @@ func (c *config) set(name, value, to string) (err error) {
 		c.stdout = value
 	case "stderr":
 		c.stderr = value
+	case "tasks":
+		c.tasks, err = number(value)
 	case "containers":
 		c.containers = true
 	default:

@@ -45,7 +45,9 @@ func openConsole(uid int, window [2]uint16) error {
 			return err
 		}
 	}
-	return nil
+	// The shim made this process the leader of a session: the terminal becomes that of the
+	// session, and so of the program.
+	return ioctl(0, syscall.TIOCSCTTY, nil)
 }
 
 func ioctl(fd int, op uintptr, arg unsafe.Pointer) error {

@@ -2,7 +2,7 @@
 //
 // It gives the task its host name and its file tree (mounts.go), gives
 // up every right that the task's user does not have, starts the program in a
-// session of its own, passes signals on to the program's process group,
+// process group of its own, passes signals on to that group, says when the program is stopped,
 // reaps what is orphaned, and ends when the program and all that it left have, or when the shim
 // kills it; the kernel then kills what is left in the namespace.
 //
@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -57,8 +58,9 @@ func main() {
 		// The shim died before become had bound this process to it.
 		syscall.Exit(1)
 	}
-	go forward(signals, pid)
-	ws := reap(pid)
+	var stopped atomic.Bool
+	go forward(signals, pid, &stopped)
+	ws := reap(pid, &stopped)
 	code := ws.ExitStatus()
 	if ws.Signaled() {
 		code = 128 + int(ws.Signal())
@@ -91,8 +93,9 @@ func inherit() {
 // shim to the program.
 const signalStop = syscall.Signal(63)
 
-// forward sends signals to the program's process group.
-func forward(c <-chan os.Signal, pid int) {
+// forward sends signals to the program's process group. A stopped one is continued by those
+// that end it, as shells do it: it could not take them else.
+func forward(c <-chan os.Signal, pid int, stopped *atomic.Bool) {
 	for s := range c {
 		n, ok := s.(syscall.Signal)
 		switch {
@@ -104,21 +107,33 @@ func forward(c <-chan os.Signal, pid int) {
 			n = syscall.SIGSTOP
 		}
 		syscall.Kill(-pid, n)
+		if stopped.Load() && (n == syscall.SIGTERM || n == syscall.SIGHUP) {
+			syscall.Kill(-pid, syscall.SIGCONT)
+		}
 	}
 }
 
-// reap collects every child until the program has ended, and returns how.
-func reap(program int) syscall.WaitStatus {
+// reap collects every child until the program has ended, and returns how. It says when the
+// program is stopped and when it goes on.
+func reap(program int, stopped *atomic.Bool) syscall.WaitStatus {
 	for {
 		var ws syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		pid, err := syscall.Wait4(-1, &ws, syscall.WUNTRACED|syscall.WCONTINUED, nil)
 		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil {
 			return 0xff00 // no child left and the program not seen: cannot be
 		}
-		if pid == program && (ws.Exited() || ws.Signaled()) {
+		switch {
+		case pid != program:
+		case ws.Stopped():
+			stopped.Store(true)
+			report("stopped", int(ws.StopSignal()))
+		case ws.Continued():
+			stopped.Store(false)
+			report("continued", 0)
+		default:
 			return ws
 		}
 	}

@@ -45,13 +45,13 @@ func TestParseConfig(t *testing.T) {
 	orders := func(fields ...string) []byte { return []byte(strings.Join(fields, "\x00") + "\x00") }
 	good := orders(configMagic, "host=n1", "root=/userland", "work=/work", "dir=/home/a\nb", "uid=4711", "gid=4712",
 		"group=1", "group=4294967294", "umask=63", "limit=7:1024:18446744073709551615", "tmpfs=/tmp", "tmpfs=/a:b",
-		"share=/from=x", "/to", "share-ro=/f", "/t", "file=/p", "/etc/passwd", "tty=24x80", "stdout=/o", "stderr=", "containers",
+		"share=/from=x", "/to", "share-ro=/f", "/t", "file=/p", "/etc/passwd", "tty=24x80", "stdout=/o", "stderr=", "containers", "tasks=8",
 		"", "2", "sh", "", "A=b", "")
 	want := config{
 		host: "n1", root: "/userland", work: "/work", dir: "/home/a\nb", uid: 4711, gid: 4712, groups: []int{1, 4294967294},
 		umask: 0o77, limits: []limit{{7, 1024, rlimitInfinity}}, tmpfs: []string{"/tmp", "/a:b"},
 		shares: []share{{"/from=x", "/to", false}, {"/f", "/t", true}}, files: []file{{"/p", "/etc/passwd"}},
-		tty: true, window: [2]uint16{24, 80}, stdout: "/o", containers: true,
+		tty: true, window: [2]uint16{24, 80}, stdout: "/o", containers: true, tasks: 8,
 		argv: []string{"sh", ""}, env: []string{"A=b", ""},
 	}
 	got, err := parseConfig(good)

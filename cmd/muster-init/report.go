@@ -13,7 +13,7 @@ const (
 )
 
 // report says on the shim's pipe what happened: "started PID" (in the
-// namespace), "exit CODE", "signal N". It returns false when the shim is gone.
+// namespace), "stopped SIGNAL", "continued 0", "exit CODE", "signal N". It returns false when the shim is gone.
 func report(what string, n int) bool {
 	return write(what + " " + strconv.Itoa(n) + "\n")
 }

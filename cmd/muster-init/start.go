@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -12,13 +13,15 @@ type startError struct {
 	text string
 }
 
-// start runs the program in a session of its own.
+// start runs the program in a process group of its own, which is the foreground of its
+// terminal. As in a shell the group has its parent in the same session: else Ctrl-Z would
+// not stop it (POSIX.1-2017, 3.264 and 2.4.3: orphaned process groups).
 func start(c config) (pid int, failed *startError) {
 	attr := &syscall.ProcAttr{
 		Dir:   "",
 		Env:   c.env,
 		Files: []uintptr{0, 1, 2},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
+		Sys:   &syscall.SysProcAttr{Setpgid: true, Foreground: c.tty, Ctty: 0},
 	}
 	failed = &startError{exitNotFound, c.argv[0] + ": command not found on this node"}
 	for _, file := range candidates(c.argv[0], c.env) {
@@ -28,6 +31,11 @@ func start(c config) (pid int, failed *startError) {
 				failed = &startError{exitNotFound, c.argv[0] + ": no such file on this node; --send " + c.argv[0] + " sends it along"}
 			}
 			continue
+		}
+		if c.tasks > 1 && needsMPI(file, c.env) {
+			n := strconv.Itoa(c.tasks)
+			return 0, &startError{exitNoStart, c.argv[0] + ": it is an MPI program, and each of the " + n + " tasks would be rank 0 of 1; " +
+				"have mpirun start it: muster run -c " + n + " mpirun -n " + n + " " + c.argv[0] + "; if each is to run alone, start it from a shell: sh -c " + c.argv[0]}
 		}
 		pid, err := syscall.ForkExec(file, c.argv, attr)
 		if err == nil {

@@ -100,7 +100,7 @@ func execEverywhere(cmd *cobra.Command, at *headFlag, f execFlags, args []string
 	// Signals belong to the command from here on.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
 	defer cancel()
-	signals, stop := passSignals(ctx)
+	signals, stop := passSignals(ctx, false)
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE)
 	defer signal.Reset(syscall.SIGPIPE)
@@ -115,7 +115,7 @@ func execEverywhere(cmd *cobra.Command, at *headFlag, f execFlags, args []string
 	p.names = report.names()
 	j, err = call.client.Attach(ctx, j.ID, client.RunOptions{
 		Notice:  func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) },
-		Signals: endOnSecond(ctx, signals, func() { _, _ = call.client.Cancel(ctx, j.ID) }),
+		Signals: endOnSecond(ctx, signals.passed, func() { _, _ = call.client.Cancel(ctx, j.ID) }),
 		Output: func(task int, stream api.Stream, data []byte) error {
 			report.add(task, stream, data, f.asJSON)
 			if f.asJSON {

@@ -17,11 +17,11 @@ import (
 func newJobCommand(at *headFlag) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "job",
-		Short:   "List, watch and cancel jobs",
+		Short:   "List, watch and cancel jobs, fetch their files",
 		GroupID: "use",
 		Example: "  muster job list\n  muster job logs -f 17\n  muster job cancel 17",
 	}
-	c.AddCommand(newJobListCommand(at), newJobShowCommand(at), newJobCancelCommand(at), newJobLogsCommand(at), newJobAttachCommand(at))
+	c.AddCommand(newJobListCommand(at), newJobShowCommand(at), newJobCancelCommand(at), newJobLogsCommand(at), newJobAttachCommand(at), newJobFetchCommand(at))
 	return c
 }
 
@@ -56,7 +56,7 @@ func writeJobs(w io.Writer, jobs []api.Job, now time.Time) error {
 	}
 	t := table{head: []string{"JOB", "STATE", "USER", "TASKS", "NODES", "TIME", "COMMAND"}}
 	for _, j := range jobs {
-		state := string(j.State)
+		state := stateOf(j)
 		if j.State.Ended() && j.ExitCode != 0 {
 			state += fmt.Sprintf(" (%d)", j.ExitCode)
 		}
@@ -71,6 +71,22 @@ func writeJobs(w io.Writer, jobs []api.Job, now time.Time) error {
 		t.add(fmt.Sprint(j.ID), state, j.Owner.User, fmt.Sprint(max(len(j.Tasks), j.Spec.Tasks)), orDash(jobNodes(j)), took, jobText(j))
 	}
 	return t.write(w)
+}
+
+// stateOf is the state of a job for people: that of its tasks, where all that run are in the same
+// special one.
+func stateOf(j api.Job) string {
+	detail := ""
+	for _, k := range j.Tasks {
+		if k.State != api.JobRunning {
+			continue
+		}
+		if k.Detail == "" || detail != "" && detail != k.Detail {
+			return string(j.State)
+		}
+		detail = k.Detail
+	}
+	return orWord(detail, string(j.State))
 }
 
 // jobNodes is the nodes of a job's tasks as a host list.
@@ -133,6 +149,9 @@ func (h *headFlag) completeJobs(cmd *cobra.Command, _ []string, prefix string) (
 		if cmd.Name() == "cancel" && j.State.Ended() {
 			continue
 		}
+		if cmd.Name() == "fetch" && (!j.State.Ended() || len(j.Spec.Fetch) == 0) {
+			continue
+		}
 		if id := fmt.Sprint(j.ID); strings.HasPrefix(id, prefix) {
 			ids = append(ids, id+"\t"+cut(jobText(j), 40))
 		}
@@ -158,11 +177,13 @@ func jobID(arg string) (uint64, error) {
 
 func writeJob(w io.Writer, j api.Job) error {
 	rows := [][2]string{
-		{"job", fmt.Sprintf("%d (%s)", j.ID, j.State)},
+		{"job", fmt.Sprintf("%d (%s)", j.ID, stateOf(j))},
 		{"reason", j.Reason},
 		{"user", fmt.Sprintf("%s (uid %d)", j.Owner.User, j.Owner.UID)},
 		{"command", strings.Join(j.Spec.Argv, " ")},
 		{"cannot move", j.Fixed},
+		{"asks for", asked(j.Spec)},
+		{"output", outputOf(j)},
 		{"submitted", j.Submitted.Local().Format(time.DateTime)},
 		{"started", timeText(j.Started)},
 		{"ended", timeText(j.Ended)},
@@ -188,9 +209,35 @@ func writeJob(w io.Writer, j api.Job) error {
 		if k.State.Ended() {
 			exit = fmt.Sprint(k.ExitCode)
 		}
-		t.add(fmt.Sprint(k.Index), string(k.State), orDash(k.Node), exit, size(k.Output), orWord(k.Error, k.Why))
+		t.add(fmt.Sprint(k.Index), orWord(k.Detail, string(k.State)), orDash(k.Node), exit, size(k.Output), orWord(k.Error, k.Why))
 	}
 	return t.write(w)
+}
+
+// asked is what each task of a job was given.
+func asked(s api.JobSpec) string {
+	text := "1 core"
+	if s.Cores > 1 {
+		text = fmt.Sprintf("%d cores", s.Cores)
+	}
+	if s.MemMiB > 0 {
+		text += fmt.Sprintf(", %d MiB of memory", s.MemMiB)
+	}
+	if s.Tasks > 1 {
+		text += " for each task"
+	}
+	return text
+}
+
+// outputOf says where the output of a job is that nobody waited for.
+func outputOf(j api.Job) string {
+	switch {
+	case j.Spec.Output != "":
+		return strings.NewReplacer("%j", fmt.Sprint(j.ID), "%%", "%", "%t", "TASK").Replace(api.DecodeText(j.Spec.Output))
+	case j.Spec.Detached:
+		return fmt.Sprintf("kept by the head: muster job logs %d", j.ID)
+	}
+	return ""
 }
 
 func timeText(t time.Time) string {
@@ -245,11 +292,11 @@ muster job logs -f.`,
 			// Signals belong to the job from here on.
 			ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
 			defer cancel()
-			signals, stop := passSignals(ctx)
+			signals, stop := passSignals(ctx, false)
 			defer stop()
 			out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
 			j, err := call.client.Attach(ctx, id, client.RunOptions{
-				Signals: signals, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) },
+				Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) },
 				Output: func(_ int, stream api.Stream, data []byte) error {
 					w := out
 					if stream == api.Stderr {

@@ -39,6 +39,7 @@ type runFlags struct {
 	cores  int
 	mem    string
 	send   []string
+	fetch  []string
 	name   string
 	detach bool
 	prefix bool
@@ -63,7 +64,7 @@ logs.`,
 		Example: `  muster run hostname
   muster run -n 8 --spread -- uname -n
   sort words | muster run uniq -c > counts
-  muster run --send ./tool --send in.dat -- ./tool in.dat
+  muster run --send ./tool --send in.dat --fetch out.dat -- ./tool in.dat
   muster run -t python3
   muster run -d -o sim.log ./long; muster job logs -f 17`,
 		GroupID: "use",
@@ -89,10 +90,12 @@ logs.`,
 	flags.BoolVar(&f.spread, "spread", false, "no two tasks on one node")
 	flags.StringVar(&f.on, "on", "", "only on these `nodes`, as n1, n[1-4,7] or label:gpu")
 	flags.IntVarP(&f.cores, "cores", "c", 1, "`cores` of each task")
+	flags.IntVar(&f.cores, "cpus", 1, "the same as --cores")
 	flags.StringVar(&f.mem, "mem", "", "`memory` of each task, as 512M or 2G")
 	flags.StringArrayVar(&f.send, "send", nil, "`file` to send along; it is in the command's working directory under the same relative path")
+	flags.StringArrayVar(&f.fetch, "fetch", nil, "`file` to bring back when the command has ended, from its working directory to the same relative path here")
 	flags.StringVar(&f.name, "name", "", "`name` of the job (default: its command)")
-	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return; without -o the output goes to NAME-JOB.out here, where that is on a share")
 	flags.BoolVar(&f.prefix, "prefix", false, "begin each line with its task")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal, as for an editor or a shell")
 	flags.StringVarP(&f.output, "output", "o", "", "`file` on a share that the node writes output and errors to; %j is the job's number, %t the task's")
@@ -106,7 +109,7 @@ logs.`,
 highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
 	_ = c.RegisterFlagCompletionFunc("on", at.completeNodeItems)
 	_ = c.RegisterFlagCompletionFunc("allow", words(allowContainers))
-	for _, name := range []string{"tasks", "cores", "mem", "name"} {
+	for _, name := range []string{"tasks", "cores", "cpus", "mem", "name"} {
 		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return c
@@ -123,11 +126,14 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	if err != nil {
 		return 0, err
 	}
+	if err := fetchPlaces(f.fetch); err != nil {
+		return 0, err
+	}
 	// Signals belong to the job from here on: the command's own context,
 	// which the first Ctrl-C ends, is of no use.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
 	defer cancel()
-	signals, stop := passSignals(ctx)
+	signals, stop := passSignals(ctx, f.tty)
 	defer stop()
 	// A reader of our output that goes away, as head -1 does, is an error of
 	// the write, which the job gets as SIGPIPE, and not our own end.
@@ -144,14 +150,14 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		if err != nil {
 			return 0, err
 		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), j.ID)
-		return 0, err
+		return 0, sayDetached(cmd, j)
 	}
 	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
-	run := client.RunOptions{Signals: signals, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
+	run := client.RunOptions{Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
 	waits := &waitNotice{say: run.Notice}
 	defer waits.stop()
 	run.Changed = waits.changed
+	wrote := func() {}
 	if spec.Stdin {
 		run.Stdin = cmd.InOrStdin()
 	}
@@ -159,6 +165,13 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		screen := openScreen(cmd.InOrStdin(), cmd.OutOrStdout())
 		defer screen.close()
 		spec.Terminal, run.Windows = screen.window, screen.sizes(ctx)
+		suspender := newSuspender(screen, signals)
+		defer suspender.close()
+		wrote = suspender.wrote
+		run.Changed = func(j api.Job) {
+			waits.changed(j)
+			suspender.changed(j)
+		}
 	}
 	run.Output = func(task int, stream api.Stream, data []byte) error {
 		w := out
@@ -166,6 +179,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 			w = errOut
 		}
 		_, err := w.Write(data)
+		wrote()
 		return err
 	}
 	if f.prefix {
@@ -177,7 +191,16 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	if err != nil {
 		return 0, err
 	}
-	return jobStatus(errOut, j), nil
+	return fetchBack(cmd, call.client, j, jobStatus(errOut, j))
+}
+
+// sayDetached prints the number of a job that goes on alone and, beside it, where its output is.
+func sayDetached(cmd *cobra.Command, j api.Job) error {
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), j.ID); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(cmd.ErrOrStderr(), "muster: output of job %d: %s\n", j.ID, outputOf(j))
+	return err
 }
 
 // jobStatus is the exit status of an ended job. What the job could not say
@@ -235,7 +258,7 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 		Argv: args, Name: f.name, Tasks: f.tasks, Spread: f.spread, On: f.on, Cores: f.cores, MemMiB: mem,
 		Detached: f.detach, Stdin: !f.detach && f.stdin != "none", StdinFirst: f.stdin == "first",
 		Label: f.prefix, Env: passedEnvironment(os.Environ()), RequestID: rand.Text(),
-		Private: f.alone || len(f.send) > 0, Limits: ownLimits(), Containers: slices.Contains(f.allow, allowContainers),
+		Private: f.alone || len(f.send) > 0 || len(f.fetch) > 0, Limits: ownLimits(), Containers: slices.Contains(f.allow, allowContainers),
 	}
 	umask := ownUmask()
 	spec.Umask = &umask
@@ -252,7 +275,8 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 		}
 		spec.Files = append(spec.Files, api.SentFile{Path: path})
 	}
-	return spec, nil
+	spec.Fetch, err = fetchPaths(f.fetch)
+	return spec, err
 }
 
 // places fills in the working directory and the files for output.
@@ -262,6 +286,8 @@ func (f runFlags) places(spec *api.JobSpec) error {
 		return err
 	}
 	spec.Dir = api.EncodeText(dir)
+	const write, search = 2, 1
+	spec.AutoOutput = f.detach && f.output == "" && syscall.Access(dir, write|search) == nil
 	for _, p := range []struct {
 		flag, file string
 		to         *string

@@ -28,10 +28,15 @@ func openScreen(in io.Reader, out io.Writer) *screen {
 	s := &screen{in: terminalOf(in), out: terminalOf(out)}
 	size := s.size()
 	s.window = &size
+	s.raw()
+	return s
+}
+
+// raw makes the terminal pass on each key, until close.
+func (s *screen) raw() {
 	if s.in >= 0 {
 		s.before, _ = term.MakeRaw(s.in)
 	}
-	return s
 }
 
 // close gives the terminal back as it was.

@@ -62,13 +62,13 @@ func ownLimits() []api.Limit {
 	return out
 }
 
-// passSignals returns what the job shall get of the signals that this process gets. A stop stops the
-// job and then this process, and when that goes on the job does.
-func passSignals(ctx context.Context) (<-chan os.Signal, func()) {
+// passSignals returns what the job shall get of the signals that this process gets, until ctx is done
+// or stop is called. With a terminal a stop is passed on alone.
+func passSignals(ctx context.Context, terminal bool) (s *signals, stop func()) {
 	got := make(chan os.Signal, 8)
 	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 		syscall.SIGTSTP, syscall.SIGCONT)
-	passed := make(chan os.Signal) // no room: who takes a second signal has sent the first
+	passed := make(chan os.Signal)
 	pass := func(s os.Signal) bool {
 		select {
 		case passed <- s:
@@ -83,11 +83,11 @@ func passSignals(ctx context.Context) (<-chan os.Signal, func()) {
 			case <-ctx.Done():
 				return
 			case s := <-got:
-				if pass(s) && s == syscall.SIGTSTP && pass(client.NoSignal) {
+				if pass(s) && s == syscall.SIGTSTP && !terminal && pass(client.NoSignal) {
 					_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 				}
 			}
 		}
 	}()
-	return passed, func() { signal.Stop(got) }
+	return &signals{got, passed}, func() { signal.Stop(got) }
 }

@@ -153,6 +153,25 @@ func TestVMShare(t *testing.T) {
 	} else if got, err := os.ReadFile(logs[0]); err != nil || string(got) != "out\nerr\n" {
 		t.Errorf("the log: %q, %v", got, err)
 	}
+	// A detached job writes into its folder, unless it cannot.
+	if out, status := in(work, "-d", "--name", "long%t/1", "--", "sh", "-c", "echo late; echo err >&2"); status != 0 {
+		t.Errorf("-d: %q, %d", out, status)
+	} else {
+		id := strings.TrimSpace(out)
+		file := filepath.Join(work, "long%t_1-"+id+".out")
+		c.ended(c.latestJob())
+		if got, err := os.ReadFile(file); err != nil || string(got) != "late\nerr\n" {
+			t.Errorf("%s: %q, %v", file, got, err)
+		}
+		if r := c.muster("", "job", "show", id); !strings.Contains(r.stdout, "long%t_1-"+id+".out") {
+			t.Errorf("muster job show says\n%s", r.stdout)
+		}
+	}
+	// The cores that were asked for are the weight of the task's group.
+	weight := "cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/cpu.weight"
+	if out, status := in(work, "--cpus", "1", "sh", "-c", weight); out != "1\n" || status != 0 {
+		t.Errorf("--cpus 1: weight %q, %d", out, status)
+	}
 	// What was written a moment ago is what the node sees.
 	for i := range 20 {
 		want := fmt.Sprint("turn ", i, "\n")

@@ -30,6 +30,9 @@ func (n *waitNotice) changed(j api.Job) {
 	if j.State == api.JobQueued && j.Reason != "" {
 		n.text = fmt.Sprintf("job %d is queued: %s", j.ID, strings.TrimPrefix(j.Reason, "waits: "))
 	}
+	if j.State == api.JobRunning && strings.HasPrefix(j.Reason, "its input waits") {
+		n.text = fmt.Sprintf("job %d: %s", j.ID, j.Reason)
+	}
 	if n.text != "" && n.timer == nil && !n.told {
 		n.timer = time.AfterFunc(waitNoticeAfter, n.tell)
 	}

@@ -32,6 +32,9 @@ func TestWaitNotice(t *testing.T) {
 			time.Sleep(waitNoticeAfter + time.Second)
 			n.changed(queued("waits: n2 full"))
 		}, []string{"job 7 is queued: n2 full"}},
+		"its input waits": {func(n *waitNotice) {
+			n.changed(api.Job{ID: 7, State: api.JobRunning, Reason: "its input waits until every task has started"})
+		}, []string{"job 7: its input waits until every task has started"}},
 		"stopped": {func(n *waitNotice) { n.changed(queued("waits: n1 full")); n.stop() }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -28,6 +28,9 @@ type Config struct {
 	// Containers makes the node ready for a task that makes namespaces and mounts of its own,
 	// before it starts. Nil: the node is.
 	Containers func()
+	// Changed is called when a task's status has changed in a way that people wait for. It
+	// must not block. Nil: nobody asks.
+	Changed func()
 }
 
 // Uplink is the way to the head. Its methods may be called from any goroutine,
@@ -44,6 +47,9 @@ type Uplink interface {
 	// File reads a part of a file that was sent with a job, at most
 	// api.MaxChunk bytes and not none unless the file is at its end.
 	File(ctx context.Context, req api.FileRequest) ([]byte, error)
+	// Put sends a piece of a file that a task's user wants back, and returns what the head
+	// says. It waits for a head that is not reached.
+	Put(ctx context.Context, piece api.FilePut) (api.Ack, error)
 }
 
 // defaultInit is where a userland has the in-namespace init.
@@ -66,6 +72,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.View == nil {
 		c.View = func() (View, error) { return View{}, nil }
+	}
+	if c.Changed == nil {
+		c.Changed = func() {}
 	}
 	if len(c.Shim) == 0 {
 		c.Shim = []string{"/proc/self/exe", "shim"}

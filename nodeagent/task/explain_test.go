@@ -23,6 +23,22 @@ func TestMissingLibrary(t *testing.T) {
 	}
 }
 
+func TestMissing(t *testing.T) {
+	for words, want := range map[string]string{
+		"env: ‘python3’: No such file or directory\n":                "python3: command not found on this node",
+		"/usr/bin/env: 'gfortran': No such file or directory\n":      "gfortran: command not found on this node",
+		"env: can't execute 'perl': No such file or directory\n":     "perl: command not found on this node",
+		"x: error while loading shared libraries: libz.so.1: cannot": "library libz.so.1 is not in the node's userland",
+		"env: ./tool: No such file or directory":                     "",
+		"env: invalid option":                                        "",
+		"":                                                           "",
+	} {
+		if got := missing(words); got != want {
+			t.Errorf("%q: %q, want %q", words, got, want)
+		}
+	}
+}
+
 func TestTasksMemory(t *testing.T) {
 	for total, want := range map[int64]int64{
 		16 << 30:  16<<30 - (16<<30)/10,

@@ -19,7 +19,7 @@ const signalStop = unix.Signal(63)
 // cmd/muster-init/config.go reads them.
 func initConfig(t api.TaskStart, v View, work string, env, tmpfs []string) ([]byte, error) {
 	settings := []string{
-		"muster-init 3", "host=" + t.Host, "root=" + v.Root, "work=" + work, "dir=" + api.DecodeText(t.Dir),
+		"muster-init 4", "host=" + t.Host, "root=" + v.Root, "work=" + work, "dir=" + api.DecodeText(t.Dir),
 		"uid=" + decimal(t.Owner.UID), "gid=" + decimal(t.Owner.GID),
 		"stdout=" + api.DecodeText(t.Output), "stderr=" + api.DecodeText(t.Errors),
 	}
@@ -47,6 +47,9 @@ func initConfig(t api.TaskStart, v View, work string, env, tmpfs []string) ([]by
 	}
 	if t.Terminal != nil {
 		settings = append(settings, fmt.Sprintf("tty=%dx%d", t.Terminal.Rows, t.Terminal.Columns))
+	}
+	if t.Tasks > 1 {
+		settings = append(settings, "tasks="+strconv.Itoa(t.Tasks))
 	}
 	if t.Containers {
 		settings = append(settings, "containers")
@@ -86,8 +89,8 @@ func memFile(name string, b []byte) (*os.File, error) {
 
 // initReport is a line that the in-namespace init wrote.
 type initReport struct {
-	What string // started, exit, signal, error
-	N    int    // pid in the namespace, exit code, signal, exit code
+	What string // started, stopped, continued, exit, signal, error
+	N    int    // pid in the namespace, signal, 0, exit code, signal, exit code
 	Text string // of an error
 }
 
@@ -96,7 +99,7 @@ func parseReport(line string) (initReport, error) {
 	num, text, _ := strings.Cut(rest, " ")
 	n, err := strconv.Atoi(num)
 	switch what {
-	case "started", "exit", "signal", "error":
+	case "started", "stopped", "continued", "exit", "signal", "error":
 	default:
 		err = fmt.Errorf("unknown word")
 	}

@@ -24,7 +24,8 @@ type Manager struct {
 	cfg     Config
 	log     *slog.Logger
 	cgroups cgroups
-	begin   chan *remote // tasks for Run to attend to
+	begin   chan *remote  // tasks for Run to attend to
+	uploads chan struct{} // holds a token for each task that brings files to the head
 
 	mu    sync.Mutex
 	tasks map[api.TaskRef]*remote
@@ -57,7 +58,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg: cfg, log: cfg.Log, cgroups: groups,
-		begin: make(chan *remote, cfg.Max+1),
+		begin: make(chan *remote, cfg.Max+1), uploads: make(chan struct{}, uploads),
 		tasks: map[api.TaskRef]*remote{},
 	}
 	if err := m.adopt(); err != nil {
@@ -160,6 +161,9 @@ func checkStart(t api.TaskStart) error {
 		if s = api.DecodeText(s); strings.Contains(s, "\x00") {
 			return invalid("%q has a zero byte", s)
 		}
+	}
+	if err := checkFetch(t.Fetch); err != nil {
+		return err
 	}
 	return checkFiles(t.Files)
 }

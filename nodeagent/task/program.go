@@ -75,7 +75,7 @@ func (s *shim) run() {
 	ev := s.execute()
 	if ev.State == api.JobFailed && ev.Error == "" {
 		if ev.Error = outOfMemory(s.spec.Cgroup, s.spec.Start); ev.Error == "" && ev.ExitCode == exitNotFound {
-			ev.Error = missingLibrary(s.lastWords())
+			ev.Error = missing(s.lastWords())
 		}
 	}
 	if err := killGroup(s.spec.Cgroup, killPatience); err != nil && ev.Error == "" {
@@ -203,11 +203,16 @@ func (s *shim) follow(report *os.File, ended func()) initReport {
 			continue
 		}
 		last = r
-		if r.What == "started" {
+		switch r.What {
+		case "started":
 			s.running()
 			s.happened(api.TaskEvent{State: api.JobRunning})
-		}
-		if r.What == "exit" || r.What == "signal" {
+		case "stopped":
+			s.shown()
+			s.stop(true)
+		case "continued":
+			s.stop(false)
+		case "exit", "signal":
 			ended()
 		}
 	}
@@ -324,7 +329,7 @@ func (s *shim) lastWords() string {
 }
 
 // missingLibrary finds in a task's last words what glibc's and musl's loaders say of a library
-// that is not there, and says what to do. "": nothing of the kind.
+// that is not there. The head adds what to do (wayOut). "": nothing of the kind.
 func missingLibrary(words string) string {
 	name := ""
 	if _, rest, ok := strings.Cut(words, "error while loading shared libraries: "); ok {
@@ -335,7 +340,22 @@ func missingLibrary(words string) string {
 	if name == "" || strings.ContainsAny(name, " \n") {
 		return ""
 	}
-	return "library " + name + " is not in the node's userland: add the Debian package that has it to packages: of the image, link the program statically, or put the library on a share and name its folder in LD_LIBRARY_PATH"
+	return "library " + name + " is not in the node's userland"
+}
+
+// missing says of a task's last words what was missing: a library, or the program that env(1) of
+// a script's first line was to start. "": nothing of the kind.
+func missing(words string) string {
+	if text := missingLibrary(words); text != "" {
+		return text
+	}
+	_, rest, ok := strings.Cut(words, "env: ")
+	name, _, found := strings.Cut(rest, ": No such file or directory")
+	name = strings.Trim(strings.TrimPrefix(name, "can't execute "), "'\"‘’")
+	if !ok || !found || name == "" || strings.ContainsAny(name, " \n/") {
+		return ""
+	}
+	return name + ": command not found on this node"
 }
 
 // readNow reads what is there; io errors include that nothing is.

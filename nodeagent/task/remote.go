@@ -29,18 +29,22 @@ type remote struct {
 	dir  string
 	spec spec
 
-	mu        sync.Mutex
-	conn      net.Conn // the shim; nil while there is none
-	status    api.TaskStatus
-	events    []sentEvent
-	waiters   []func(api.Ack) // for one FrameInputAck each, in order; nil: nobody cares
-	shut      bool            // the program does not read any more
-	held      []int           // signals that came before there was a shim
-	window    *api.Window     // size of the terminal that came before there was a shim
-	early     []earlyInput    // input that did
-	launches  int             // shims that were started
-	stop      context.CancelFunc
-	forgotten chan struct{} // closed when the head has everything
+	mu       sync.Mutex
+	conn     net.Conn // the shim; nil while there is none
+	status   api.TaskStatus
+	events   []sentEvent
+	waiters  []func(api.Ack) // for one FrameInputAck each, in order; nil: nobody cares
+	shut     bool            // the program does not read any more
+	held     []int           // signals that came before there was a shim
+	window   *api.Window     // size of the terminal that came before there was a shim
+	early    []earlyInput    // input that did
+	launches int             // shims that were started
+	// collecting is how far the files are that are wanted back; ctx is that of run.
+	collecting collecting
+	ctx        context.Context
+	uploads    sync.WaitGroup
+	stop       context.CancelFunc
+	forgotten  chan struct{} // closed when the head has everything
 }
 
 // sentEvent is an event on its way to the head.
@@ -69,6 +73,10 @@ func newRemote(m *Manager, dir string, sp spec) *remote {
 
 // run attends to the task until it is forgotten or ctx is done.
 func (r *remote) run(ctx context.Context) {
+	r.mu.Lock()
+	r.ctx = ctx
+	r.mu.Unlock()
+	defer r.uploads.Wait()
 	for ctx.Err() == nil {
 		select {
 		case <-r.forgotten:
@@ -159,6 +167,7 @@ func (r *remote) failed(err error) {
 		ev.ExitCode, ev.Signal = 128+killed.signal, killed.signal
 	}
 	if end == nil {
+		ev.Fetched = notFetched(r.spec.Start, "the command did not run to its end")
 		ev.TaskRef, ev.Time = r.ref, time.Now().UTC()
 		if err := writeJSON(filepath.Join(r.dir, fileEnd), ev); err != nil {
 			r.m.log.Error("the end of a task is not recorded", "task", r.ref, "error", err)
@@ -207,8 +216,12 @@ func (r *remote) handle(f api.Frame, raw []byte) error {
 			return fmt.Errorf("reading state from shim: %w", err)
 		}
 		r.mu.Lock()
+		news := r.status.Detail != st.Detail || r.status.Stops != st.Stops
 		r.status = st
 		r.mu.Unlock()
+		if news {
+			r.m.cfg.Changed()
+		}
 	case api.FrameInputAck:
 		r.inputAcked(f.Offset)
 	case api.FrameInputShut:
@@ -292,10 +305,26 @@ func (r *remote) link(up bool) {
 	r.repeatEvents(time.Now())
 }
 
-// happened takes note of an event and sends it.
+// happened takes note of an event and sends it. The end of a task whose user wants files back
+// is told when the head has those.
 func (r *remote) happened(ev api.TaskEvent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if ev.State.Ended() && len(r.spec.Start.Fetch) > 0 && len(ev.Fetched) == 0 {
+		if r.collecting == notEnded {
+			r.collecting = collects
+			ctx, cancel := context.WithCancel(r.ctx)
+			r.stop = cancel
+			r.uploads.Go(func() { defer cancel(); r.collect(ctx, ev) })
+			r.m.cfg.Changed()
+		}
+		return
+	}
+	r.record(ev)
+}
+
+// record takes note of an event and sends it. r.mu is held.
+func (r *remote) record(ev api.TaskEvent) {
 	r.status.State = ev.State
 	if ev.State.Ended() {
 		r.status.Output = max(r.status.Output, ev.Output)
@@ -390,6 +419,12 @@ func (r *remote) inputAcked(off int64) {
 func (r *remote) sendSignal(sig int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.collecting == collects {
+		if deadly(sig) {
+			r.stop()
+		}
+		return
+	}
 	if r.conn != nil {
 		r.sendLocked(api.Frame{Type: api.FrameSignal, Offset: int64(sig)})
 		return
@@ -405,7 +440,7 @@ func (r *remote) sendSignal(sig int) {
 func (r *remote) forget() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.status.State.Ended() {
+	if !r.status.State.Ended() || r.collecting == collects {
 		return &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("task %s still runs", r.ref), Hint: "end it before it is forgotten"}
 	}
 	select {
@@ -430,6 +465,9 @@ func (r *remote) isForgotten() bool {
 func (r *remote) state() api.TaskStatus {
 	r.mu.Lock()
 	st := r.status
+	if r.collecting == collects {
+		st.State, st.Detail = api.JobRunning, api.DetailFetching
+	}
 	r.mu.Unlock()
 	st.CPUms, st.MemMiB = usage(r.spec.Cgroup)
 	return st

@@ -59,6 +59,8 @@ type shim struct {
 	started bool            // the program runs: signals have a receiver
 	held    []unix.Signal   // that came before
 	words   []byte          // the end of what it wrote
+	stopped bool            // the program is
+	stops   int             // how often it was
 	console *os.File        // master's end of the task's terminal; nil: it has none
 	done    bool            // the agent has forgotten the task
 }
@@ -333,6 +335,10 @@ func (s *shim) status() api.TaskStatus {
 	}
 	if n := len(s.events); n > 0 {
 		st.State = s.events[n-1].State
+	}
+	st.Stops = s.stops
+	if s.stopped && !st.State.Ended() {
+		st.Detail = api.DetailStopped
 	}
 	return st
 }

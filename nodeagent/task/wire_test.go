@@ -166,6 +166,7 @@ func FuzzRequests(f *testing.F) {
 func TestReports(t *testing.T) {
 	for line, want := range map[string]initReport{
 		"started 12\n": {What: "started", N: 12}, "exit 7\n": {What: "exit", N: 7},
+		"stopped 20\n": {What: "stopped", N: 20}, "continued 0\n": {What: "continued"},
 		"signal 9\n": {What: "signal", N: 9}, "error 127 x: not there\n": {What: "error", N: 127, Text: "x: not there"},
 	} {
 		got, err := parseReport(line)
