@@ -1,0 +1,436 @@
+package nodeagent
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"muster/api"
+	"muster/internal/need"
+	"muster/nodeagent/task"
+)
+
+// An attack is something that no task may do. Each protection that it is held by holds it alone:
+// with all of them switched off it succeeds, and with any one of them on it is refused.
+type attack struct {
+	what string
+	args []string // of the program attempts
+	root bool     // the task is root's
+	held []string // names as in weakenings
+	// unless says that this kernel cannot be asked; the attempt is then one for a virtual machine.
+	unless string
+}
+
+// battlefield is what the attacks are aimed at.
+type battlefield struct {
+	base   string // a folder that node and userland have
+	view   task.View
+	key    string // file with the node's key
+	socket string // of the shim of another task
+	work   string // folder of another task
+	agent  int    // process of the agent
+	other  int    // process of another user's task
+	mine   int    // process of another task of the same user
+	pty    string // another's terminal
+	shm    int    // key of a shared memory segment
+	queue  string // name of a message queue
+	dir    string // with files for all: in the node's /tmp and /dev/shm
+}
+
+func (f *battlefield) attacks() []attack {
+	b := func(name string) string { return filepath.Join(f.base, name) }
+	n := strconv.Itoa
+	modules := ""
+	if _, err := os.Stat("/proc/modules"); err != nil {
+		modules = "the kernel has no modules"
+	}
+	has := func(file, why string) string {
+		if _, err := os.Stat(file); err != nil {
+			return why
+		}
+		return ""
+	}
+	return []attack{
+		// The agent and what is the node's.
+		{"signal the agent", []string{"kill", n(f.agent)}, true, []string{"pid namespace"}, ""},
+		{"signal the agent, as a user", []string{"kill", n(f.agent)}, false, []string{"pid namespace", "capabilities"}, ""},
+		{"trace the agent", []string{"ptrace", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, ""},
+		{"open the agent's memory", []string{"process-read", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, ""},
+		{"take a descriptor of the agent", []string{"steal-descriptor", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, ""},
+		{"read the agent's environment", []string{"read", "/proc/" + n(f.agent) + "/environ"}, true, []string{"pid namespace", "capabilities"}, ""},
+		{"read the node's key", []string{"read", f.key}, true, []string{"userland", "private folders"}, ""},
+		{"read the node's key, as a user", []string{"read", f.key}, false, []string{"userland", "private folders", "capabilities"}, ""},
+		{"read the orders of another task", []string{"read", filepath.Join(filepath.Dir(f.work), "spec.json")}, false, []string{"userland", "private folders", "capabilities"}, ""},
+		{"connect to another's shim", []string{"connect", f.socket}, false, []string{"userland", "private folders", "socket mode"}, ""},
+		{"use a file that the shim left open", []string{"descriptor"}, false, []string{"closed descriptors"}, ""},
+		{"read a file of the node", []string{"read", b("node-only")}, false, []string{"userland"}, ""},
+		{"write to the node's files", []string{"create", "/etc/attempt"}, true, []string{"read-only root"}, ""},
+		{"trace the first process of the task", []string{"trace-init"}, true, []string{"undumpable init"}, ""},
+
+		// Other users' tasks.
+		{"signal another user's task", []string{"kill", n(f.other)}, false, []string{"pid namespace", "capabilities"}, ""},
+		{"signal another task of one's own", []string{"kill", n(f.mine)}, false, []string{"pid namespace"}, ""},
+		{"trace another task of one's own", []string{"ptrace", n(f.mine)}, false, []string{"pid namespace"}, ""},
+		{"read another's command line", []string{"print", "/proc/" + n(f.other) + "/cmdline"}, false, []string{"pid namespace"}, ""},
+		{"read another's environment", []string{"read", "/proc/" + n(f.other) + "/environ"}, false, []string{"pid namespace", "capabilities"}, ""},
+		{"read another's memory", []string{"process-read", n(f.other)}, false, []string{"pid namespace", "capabilities"}, ""},
+		{"enter another's /tmp by /proc", []string{"list", "/proc/" + n(f.mine) + "/root/tmp"}, false, []string{"pid namespace"}, ""},
+		{"list another's working folder", []string{"list", f.work}, false, []string{"userland", "private folders", "capabilities"}, ""},
+		{"read another's file in /tmp", []string{"read", "/tmp/" + f.dir + "/file"}, false, []string{"userland", "private folders"}, ""},
+		{"read another's file in /dev/shm", []string{"read", "/dev/shm/" + f.dir + "/file"}, false, []string{"own dev"}, ""},
+		{"open another's shared memory", []string{"shared-memory", n(f.shm)}, false, []string{"ipc namespace"}, ""},
+		{"open another's message queue", []string{"message-queue", f.queue}, false, []string{"ipc namespace"}, ""},
+		{"write to another's terminal", []string{"shout", f.pty}, false, []string{"own dev"}, ""},
+		{"claim to be another at a socket", []string{"false-credentials"}, false, []string{"capabilities"}, ""},
+		{"read another's file on a share", []string{"read", b("open/private")}, false, []string{"capabilities"}, ""},
+		{"read a file of root on a share", []string{"read", b("open/private")}, false, []string{"user"}, ""},
+		{"write to a share for reading", []string{"create", b("closed/attempt")}, false, []string{"read-only share"}, ""},
+
+		// Devices.
+		{"open a disk", []string{"open", "/dev/loop0"}, true, []string{"own dev"}, has("/dev/loop0", "there is no disk")},
+		{"write to the kernel's log", []string{"write-open", "/dev/kmsg"}, true, []string{"own dev"}, has("/dev/kmsg", "there is no kmsg")},
+		{"read the kernel's log", []string{"kernel-log"}, false, []string{"filter", "capabilities"}, ""},
+		{"make a device", []string{"mknod"}, false, []string{"capabilities"}, ""},
+		{"open a device that lies on a share", []string{"open", b("open/device")}, false, []string{"nodev"}, ""},
+		{"use input and output ports", []string{"port-access"}, false, []string{"capabilities"}, "it has no iopl"},
+
+		// More rights.
+		{"become root", []string{"become-root"}, false, []string{"capabilities"}, ""},
+		{"join group 0", []string{"groups"}, false, []string{"capabilities"}, ""},
+		{"give a file to root", []string{"chown"}, false, []string{"capabilities"}, ""},
+		{"start a set-uid program", []string{"setuid-program", b("bin/setuid")}, false, []string{"no new privileges"}, ""},
+		{"start a set-uid program on a share", []string{"setuid-program", b("open/setuid")}, false, []string{"no new privileges", "nosuid"}, ""},
+		{"start a program with capabilities", []string{"file-capability", b("bin/capable")}, false, []string{"no new privileges", "bounding set"}, ""},
+		{"run before others", []string{"nice"}, false, []string{"capabilities"}, ""},
+		{"run in real time", []string{"realtime"}, false, []string{"capabilities"}, ""},
+		{"raise a hard limit", []string{"hard-limit"}, false, []string{"capabilities"}, ""},
+		{"be spared when memory runs out", []string{"own-core"}, false, []string{"oom score"}, ""},
+		{"open a file by its handle", []string{"handle"}, false, []string{"filter", "capabilities"}, ""},
+
+		// The node as a whole.
+		{"set the node's host name", []string{"host-name", mustReadlink("/proc/self/ns/uts")}, false, []string{"uts namespace", "capabilities"}, ""},
+		{"set the clock", []string{"clock"}, false, []string{"capabilities"}, ""},
+		{"change a setting of the kernel", []string{"rewrite", "/proc/sys/kernel/core_pattern"}, true, []string{"read-only root", "read-only proc"}, ""},
+		{"write to /sys", []string{"write-open", "/sys/kernel/mm/transparent_hugepage/enabled"}, true, []string{"read-only root"}, has("/sys/kernel/mm/transparent_hugepage/enabled", "there is no such file")},
+		{"make a control group", []string{"create", f.cgroup() + "/muster-attempt/"}, true, []string{"read-only root"}, ""},
+		{"restart the node", []string{"reboot"}, false, []string{"filter", "capabilities"}, ""},
+		{"start another kernel", []string{"kexec"}, false, []string{"filter", "capabilities"}, "it has no kexec"},
+		{"load a module from a file", []string{"finit-module"}, false, []string{"filter", "capabilities"}, modules},
+		{"load a module from memory", []string{"init-module"}, false, []string{"filter", "capabilities"}, modules},
+		{"remove a module", []string{"delete-module"}, false, []string{"filter", "capabilities"}, modules},
+		{"add swap", []string{"swapon"}, false, []string{"filter", "capabilities"}, ""},
+		{"record all processes", []string{"accounting"}, false, []string{"filter", "capabilities"}, "it has no accounting"},
+		{"configure the network", []string{"interface"}, false, []string{"capabilities"}, ""},
+		{"send raw packets", []string{"raw-socket"}, false, []string{"capabilities"}, ""},
+		{"listen to a network card", []string{"packet-socket"}, false, []string{"capabilities"}, ""},
+		{"take a port below 1024", []string{"low-port"}, false, []string{"capabilities"}, ""},
+
+		// Mounts and namespaces.
+		{"mount", []string{"mount"}, false, []string{"filter", "capabilities"}, ""},
+		{"unmount", []string{"umount"}, false, []string{"filter", "capabilities"}, ""},
+		{"make the root writable", []string{"remount"}, false, []string{"filter", "capabilities"}, ""},
+		{"change the root", []string{"pivot-root"}, false, []string{"filter", "capabilities"}, ""},
+		{"chroot", []string{"chroot"}, false, []string{"filter", "capabilities"}, ""},
+		{"mount by the newer calls", []string{"fsopen"}, false, []string{"filter", "capabilities"}, ""},
+		{"copy a mount", []string{"open-tree"}, false, []string{"filter", "capabilities"}, ""},
+		{"enter a namespace", []string{"setns"}, false, []string{"filter", "capabilities"}, ""},
+		{"make a user namespace", []string{"user-namespace"}, false, []string{"filter"}, ""},
+		{"make a user namespace by clone", []string{"clone-namespace"}, false, []string{"filter"}, ""},
+		{"make a user namespace by clone3", []string{"clone3-namespace"}, false, []string{"filter"}, ""},
+
+		// The kernel's more dangerous parts, and what no checkpoint knows.
+		{"use bpf", []string{"bpf"}, false, []string{"filter", "capabilities"}, ""},
+		{"use perf", []string{"perf"}, false, []string{"filter"}, ""},
+		{"watch a file system by fanotify", []string{"fanotify"}, false, []string{"filter"}, ""},
+		{"use userfaultfd", []string{"userfaultfd"}, false, []string{"filter"}, ""},
+		{"use io_uring", []string{"io-uring"}, false, []string{"filter"}, ""},
+		{"use keyrings", []string{"keyring"}, false, []string{"filter"}, ""},
+		{"use landlock", []string{"landlock"}, false, []string{"filter"}, ""},
+		{"use secret memory", []string{"secret-memory"}, false, []string{"filter"}, ""},
+		{"make a vsock socket", []string{"vsock"}, false, []string{"filter"}, ""},
+		{"make an AF_ALG socket", []string{"alg"}, false, []string{"filter"}, "it has no AF_ALG"},
+		{"make a 32-bit system call", []string{"int80"}, false, []string{"filter"}, ""},
+		{"make a system call that is newer than the filter", []string{"new-call"}, false, []string{"filter"}, newerThan617()},
+	}
+}
+
+func mustReadlink(path string) string {
+	to, err := os.Readlink(path)
+	if err != nil {
+		panic(err)
+	}
+	return to
+}
+
+// newerThan617 tells why file_getattr(2) cannot be tried.
+func newerThan617() string {
+	if _, _, e := unix.Syscall6(468, 0, 0, 0, 0, 0, 0); e == unix.ENOSYS {
+		return "it is older than Linux 6.17"
+	}
+	return ""
+}
+
+// cgroup is where the kernel shows control groups, in the node and in tasks.
+func (f *battlefield) cgroup() string {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir
+		}
+	}
+	return "/sys/fs/cgroup"
+}
+
+// TestAttempts makes every attack twice and more: in a task as it is, where it has to be refused,
+// and in tasks without the protections that hold it, where it has to succeed. It prints the table.
+func TestAttempts(t *testing.T) {
+	needRoot(t)
+	f := newBattlefield(t)
+	strict := newNode(t, func(c *Config) { f.arm(t, c) })
+	f.fill(t, strict)
+	weakInit, weakAgent := buildWeakened(t, f.base)
+	weak := newNode(t, func(c *Config) {
+		f.arm(t, c)
+		c.Init, c.Shim = weakInit, []string{c.Shim[0], weakAgent, "shim"}
+	})
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ATTEMPT\tHELD BY\tWITH\tWITHOUT")
+	job := uint64(1000)
+	// try returns what became of an attack on a node, without some protections.
+	try := func(n *node, a attack, without ...string) (got string, ok bool) {
+		job++
+		s := command(job, append([]string{filepath.Join(f.base, "bin/attempts")}, a.args...)...)
+		if a.root {
+			s.Owner = api.Owner{User: "root"}
+		}
+		if slices.Contains(without, "uts namespace") {
+			s.Host, _ = os.Hostname() // it is that of this machine that would be set
+		}
+		if len(without) > 0 {
+			s.Env = []string{"WITHOUT=" + strings.Join(without, ",")}
+		}
+		ref := n.begin(s)
+		o := n.outcome(ref)
+		n.forget(ref)
+		got = strings.TrimSpace(o.Stdout)
+		switch {
+		case o.Code == 0 && o.Error == "":
+			return got, true
+		case o.Code == 1 && o.Error == "" && o.Stderr == "":
+			return got, false
+		case o.Signal == int(unix.SIGSYS):
+			return "killed by SIGSYS", false
+		}
+		t.Errorf("%s without %q: the attempt is at fault: %+v", a.what, without, o)
+		return "?", false
+	}
+	made := 0
+	for _, a := range f.attacks() {
+		t.Run(a.what, func(t *testing.T) {
+			with, ok := try(strict, a)
+			if ok {
+				t.Errorf("in a task as it is: succeeded: %s", with)
+			}
+			without := "not tried: " + a.unless
+			if a.unless == "" {
+				made++
+				if without, ok = try(weak, a, a.held...); !ok {
+					t.Errorf("without %q: refused: %s", a.held, without)
+				}
+				for i, p := range a.held {
+					if len(a.held) == 1 {
+						break
+					}
+					if got, ok := try(weak, a, slices.Delete(slices.Clone(a.held), i, i+1)...); ok {
+						t.Errorf("with %q alone: succeeded: %s", p, got)
+					}
+				}
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.what, strings.Join(a.held, "; "), with, without)
+		})
+	}
+	w.Flush()
+	t.Logf("%d attempts; each protection holds alone:\n%s", made, table.String())
+	if made < 30 {
+		t.Errorf("%d attempts were made both ways, want 30", made)
+	}
+}
+
+func newBattlefield(t *testing.T) *battlefield {
+	t.Helper()
+	// Tasks have a /tmp of their own, so what both see cannot be there.
+	base, err := os.MkdirTemp("/srv", "muster-attempts-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	f := &battlefield{base: base, agent: os.Getpid(), dir: filepath.Base(base), queue: filepath.Base(base)}
+	f.view.Root = smallUserland(t)
+	program := filepath.Join(t.TempDir(), "attempts")
+	goBuild(t, program, "./testdata/attempts")
+	content, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// put writes a file on the node, and in the userland too.
+	put := func(name string, mode os.FileMode, content []byte, userland bool) {
+		t.Helper()
+		for _, top := range []string{"/", f.view.Root} {
+			if top != "/" && !userland {
+				continue
+			}
+			file := filepath.Join(top, base, name)
+			err := os.MkdirAll(filepath.Dir(file), 0o755)
+			if err == nil {
+				err = os.WriteFile(file, content, 0o600)
+			}
+			if err == nil {
+				err = os.Chmod(file, mode)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Chmod(base, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put("bin/attempts", 0o755, content, true)
+	put("bin/setuid", 0o755|os.ModeSetuid, content, true)
+	put("bin/capable", 0o755, content, true)
+	put("node-only", 0o644, []byte("the node's"), false)
+	put("open/x", 0o644, nil, true) // shares lie on folders that are there
+	put("closed/x", 0o644, nil, true)
+	put("from-open/private", 0o600, []byte("root's"), false)
+	put("from-open/setuid", 0o755|os.ModeSetuid, content, false)
+	put("from-closed/file", 0o644, nil, false)
+	// struct vfs_cap_data of linux/capability.h, version 2, effective: CAP_SYS_TIME.
+	capability := []byte{1, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	for _, top := range []string{"/", f.view.Root} {
+		if err := unix.Setxattr(filepath.Join(top, base, "bin/capable"), "security.capability", capability, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	device := filepath.Join(base, "from-open/device")
+	if err := unix.Mknod(device, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err != nil {
+		t.Fatal(err)
+	}
+	for file, mode := range map[string]os.FileMode{device: 0o666, filepath.Join(base, "from-closed"): 0o777} {
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.view.Shares = []task.Share{
+		{From: filepath.Join(base, "from-open"), To: filepath.Join(base, "open")},
+		{From: filepath.Join(base, "from-closed"), To: filepath.Join(base, "closed"), ReadOnly: true},
+	}
+	for _, dir := range []string{"/tmp", "/dev/shm"} {
+		dir = filepath.Join(dir, f.dir)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		if err := os.WriteFile(filepath.Join(dir, "file"), []byte("another's"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+// arm configures a node.
+func (f *battlefield) arm(t *testing.T, c *Config) {
+	t.Helper()
+	f.key = filepath.Join(c.RunDir, "key")
+	c.view = func() (task.View, error) { return f.view, nil }
+	// Its shims are started with a file open that nobody should have.
+	wrapper := filepath.Join(t.TempDir(), "wrapper")
+	if err := os.WriteFile(wrapper, []byte("#!/bin/sh\nexec 9</etc/shadow\nexec \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Shim = []string{wrapper, self, "shim"}
+}
+
+// fill makes what the attacks are aimed at: tasks of others, and what programs of others
+// would have on this node.
+func (f *battlefield) fill(t *testing.T, n *node) {
+	t.Helper()
+	victim := func(job uint64, owner api.Owner) (program int, dir string) {
+		s := shell(job, "echo ready; exec sleep 1000 --- secret")
+		s.Owner, s.Env = owner, []string{"SECRET=1"}
+		s.Argv = []string{"sh", "-c", "echo ready; touch /tmp/mine 2>/dev/null || echo >/tmp/mine; sleep 1000; echo secret"}
+		ref := n.begin(s)
+		n.wait("another's task", func() bool { return bytes.Contains(n.outputOf(ref.String()).stdout, []byte("ready")) })
+		init := 0
+		for _, st := range n.agent.tasks.Statuses() {
+			if st.TaskRef == ref {
+				init = st.PID
+			}
+		}
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", init, init))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if program, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
+			t.Fatal(err)
+		}
+		return program, filepath.Join(n.agent.cfg.RunDir, "tasks", ref.String())
+	}
+	var dir string
+	f.mine, _ = victim(1, api.Owner{User: "someone", UID: 4711, GID: 4712})
+	f.other, dir = victim(2, api.Owner{User: "other", UID: 5000, GID: 5000})
+	f.work, f.socket = filepath.Join(dir, "work"), filepath.Join(dir, "sock")
+
+	f.shm = os.Getpid() | 1<<24
+	id, err := unix.SysvShmGet(f.shm, 4096, unix.IPC_CREAT|unix.IPC_EXCL|0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := unix.SysvShmCtl(id, unix.IPC_RMID, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	name, err := unix.BytePtrFromString(f.queue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := unix.Umask(0)
+	fd, _, e := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(name)), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o666, 0, 0, 0)
+	unix.Umask(old)
+	if e != 0 {
+		t.Fatal(e)
+	}
+	unix.Close(int(fd))
+	t.Cleanup(func() { unix.Syscall(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(name)), 0, 0) })
+
+	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		need.Missing(t, "there are no terminals here: %v", err)
+	}
+	t.Cleanup(func() { ptmx.Close() })
+	number, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	f.pty = fmt.Sprintf("/dev/pts/%d", number)
+	if err == nil {
+		err = os.Chmod(f.pty, 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
