@@ -18,13 +18,15 @@ type weakening struct{ file, old, new string }
 var weakenings = []weakening{
 	// The in-namespace init.
 	{"cmd/muster-init/main.go", "\tinherit()\n\t// Signals", "\t// Signals"},
-	{"cmd/muster-init/main.go", "\tsyscall.Close(fdConfig)\n\tif err == nil {", "\toff = lookup(c.env, \"WITHOUT\")\n\tinherit()\n\tif err == nil {"},
+	{"cmd/muster-init/main.go", "\tsyscall.Close(fdConfig)\n\tif err == nil {", "\tweaken(&c)\n\tinherit()\n\tif err == nil {"},
+	{"cmd/muster-init/mounts.go", "cloneMount(c.work, false)", "cloneMount(cmp.Or(workFrom, c.work), false)"},
+	{"cmd/muster-init/mounts.go", "import (\n", "import (\n\t\"cmp\"\n"},
 	{"cmd/muster-init/main.go", "\tsyscall.RawSyscall(sysCloseRange,", "\tif w(\"closed descriptors\") {\n\t\treturn\n\t}\n\tsyscall.RawSyscall(sysCloseRange,"},
 	{"cmd/muster-init/mounts.go", "\tif c.root != \"\" {", "\tif c.root != \"\" && !w(\"userland\") {"},
 	{"cmd/muster-init/mounts.go", "\tif err := readOnly(\"/\"); err != nil {", "\tif w(\"read-only root\") {\n\t} else if err := readOnly(\"/\"); err != nil {"},
 	{"cmd/muster-init/mounts.go", "\tif err := readOnly(\"/proc\"); err != nil {", "\tif w(\"read-only proc\") {\n\t} else if err := readOnly(\"/proc\"); err != nil {"},
 	{"cmd/muster-init/mounts.go", "\tif err := mountDev(c.containers); err != nil {", "\tif w(\"own dev\") {\n\t} else if err := mountDev(c.containers); err != nil {"},
-	{"cmd/muster-init/mounts.go", "\tfor _, dir := range c.tmpfs {\n", "\tfor _, dir := range c.tmpfs {\n\t\tif w(\"private folders\") {\n\t\t\tbreak\n\t\t}\n"},
+	{"cmd/muster-init/mounts.go", "\tfor _, dir := range c.tmpfs {\n", "\tfor _, dir := range c.tmpfs {\n\t\tif w(\"private folders\") && workFrom == \"\" {\n\t\t\tbreak\n\t\t}\n"},
 	{"cmd/muster-init/mounts.go", "\tattr := uint64(mountAttrNoSuid | mountAttrNoDev)\n", "\tattr := uint64(0)\n\tif !w(\"nodev\") {\n\t\tattr |= mountAttrNoDev\n\t}\n\tif !w(\"nosuid\") {\n\t\tattr |= mountAttrNoSuid\n\t}\n"},
 	{"cmd/muster-init/mounts.go", "\tif m.readOnly {", "\tif m.readOnly && !w(\"read-only share\") {"},
 	{"cmd/muster-init/prepare.go", "\t\tsyscall.Write(fd, []byte(\"0\"))", "\t\tif !w(\"oom score\") {\n\t\t\tsyscall.Write(fd, []byte(\"0\"))\n\t\t}"},
@@ -35,6 +37,8 @@ var weakenings = []weakening{
 	{"cmd/muster-init/prepare.go", "\tvar none [2]struct{ effective, permitted, inheritable uint32 }\n\t_, _, e := syscall.AllThreadsSyscall(", "\tvar none [2]struct{ effective, permitted, inheritable uint32 }\n\tcapset := syscall.AllThreadsSyscall\n\tif w(\"capabilities\") {\n\t\tcapset = func(_, _, _, _ uintptr) (uintptr, uintptr, syscall.Errno) { return 0, 0, 0 }\n\t}\n\t_, _, e := capset("},
 	{"cmd/muster-init/prepare.go", "\treturn confine(c.containers)", "\tif w(\"no new privileges\") {\n\t\treturn nil\n\t}\n\treturn confine(c.containers)"},
 	{"cmd/muster-init/confine.go", "\tp := filter(containers)\n", "\tif w(\"filter\") {\n\t\treturn nil\n\t}\n\tp := filter(containers)\n"},
+	{"cmd/muster-init/prepare.go", "\tif err := syscall.Chdir(dir); err != nil {", "\tif w(\"user\") {\n\t\tdir = \"/\"\n\t}\n\tif err := syscall.Chdir(dir); err != nil {"},
+	{"cmd/muster-init/prepare.go", "\tif e := prctl(prSetDumpable, 0); e != 0 {", "\tif w(\"closed init\") {\n\t\tprctl(prSetDumpable, 1)\n\t} else if e := prctl(prSetDumpable, 0); e != 0 {"},
 	{"cmd/muster-init/start.go", "\t\tFiles: []uintptr{0, 1, 2},", "\t\tFiles: files(),"},
 	// The shim.
 	{"nodeagent/task/program.go", "syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS", "namespaces(s.spec.Start)"},
@@ -54,7 +58,16 @@ import (
 
 const prSetKeepCaps = 8
 
-var off string
+var off, workFrom string
+
+// weaken takes the orders of the test.
+func weaken(c *config) {
+	off = lookup(c.env, "WITHOUT")
+	if w("private folders") && c.root != "" && !w("userland") {
+		// The userland cannot be written to: the work folder needs some place.
+		workFrom, c.work, c.tmpfs = c.work, "/run/work", []string{"/run"}
+	}
+}
 
 func w(name string) bool { return strings.Contains(","+off+",", ","+name+",") }
 

@@ -43,6 +43,7 @@ type battlefield struct {
 	pty    string // another's terminal
 	shm    int    // key of a shared memory segment
 	queue  string // name of a message queue
+	cgroup string // of the node
 	dir    string // with files for all: in the node's /tmp and /dev/shm
 }
 
@@ -74,7 +75,7 @@ func (f *battlefield) attacks() []attack {
 		{"use a file that the shim left open", []string{"descriptor"}, false, []string{"closed descriptors"}, ""},
 		{"read a file of the node", []string{"read", b("node-only")}, false, []string{"userland"}, ""},
 		{"write to the node's files", []string{"create", "/etc/attempt"}, true, []string{"read-only root"}, ""},
-		{"trace the first process of the task", []string{"trace-init"}, true, []string{"undumpable init"}, ""},
+		{"trace the first process of the task", []string{"trace-init"}, true, []string{"closed init"}, ""},
 
 		// Other users' tasks.
 		{"signal another user's task", []string{"kill", n(f.other)}, false, []string{"pid namespace", "capabilities"}, ""},
@@ -112,16 +113,18 @@ func (f *battlefield) attacks() []attack {
 		{"start a program with capabilities", []string{"file-capability", b("bin/capable")}, false, []string{"no new privileges", "bounding set"}, ""},
 		{"run before others", []string{"nice"}, false, []string{"capabilities"}, ""},
 		{"run in real time", []string{"realtime"}, false, []string{"capabilities"}, ""},
-		{"raise a hard limit", []string{"hard-limit"}, false, []string{"capabilities"}, ""},
-		{"be spared when memory runs out", []string{"own-core"}, false, []string{"oom score"}, ""},
+		{"raise a hard limit", []string{"hard-limit"}, false, []string{"capabilities"}, f.lacks(capSysResource)},
+		{"be spared when memory runs out", []string{"spared"}, false, []string{"oom score"}, f.lacks(capSysResource)},
+		{"see to being spared", []string{"unsparing"}, false, []string{"read-only proc", "capabilities"}, f.lacks(capSysResource)},
 		{"open a file by its handle", []string{"handle"}, false, []string{"filter", "capabilities"}, ""},
 
 		// The node as a whole.
 		{"set the node's host name", []string{"host-name", mustReadlink("/proc/self/ns/uts")}, false, []string{"uts namespace", "capabilities"}, ""},
 		{"set the clock", []string{"clock"}, false, []string{"capabilities"}, ""},
-		{"change a setting of the kernel", []string{"rewrite", "/proc/sys/kernel/core_pattern"}, true, []string{"read-only root", "read-only proc"}, ""},
+		{"change a setting of the kernel", []string{"rewrite", "/proc/sys/kernel/core_pattern"}, true, []string{"read-only proc"}, ""},
 		{"write to /sys", []string{"write-open", "/sys/kernel/mm/transparent_hugepage/enabled"}, true, []string{"read-only root"}, has("/sys/kernel/mm/transparent_hugepage/enabled", "there is no such file")},
-		{"make a control group", []string{"create", f.cgroup() + "/muster-attempt/"}, true, []string{"read-only root"}, ""},
+		{"make a control group", []string{"create", f.cgroup + "/muster-jobs/attempt/"}, true, []string{"read-only root"}, ""},
+		{"leave the control group", []string{"leave-group", f.cgroup + "/muster-jobs/left"}, true, []string{"read-only root"}, ""},
 		{"restart the node", []string{"reboot"}, false, []string{"filter", "capabilities"}, ""},
 		{"start another kernel", []string{"kexec"}, false, []string{"filter", "capabilities"}, "it has no kexec"},
 		{"load a module from a file", []string{"finit-module"}, false, []string{"filter", "capabilities"}, modules},
@@ -179,15 +182,15 @@ func newerThan617() string {
 	return ""
 }
 
-// cgroup is where the kernel shows control groups, in the node and in tasks.
-func (f *battlefield) cgroup() string {
-	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-			return dir
-		}
+// capSysResource is the capability of a process that has no limits.
+const capSysResource = 24
+
+// lacks says that this machine does not have a capability itself, "" if it does.
+func (f *battlefield) lacks(capability uint) string {
+	if r, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(capability), 0, 0, 0); err != nil || r == 0 {
+		return "root lacks the capability here"
 	}
-	return "/sys/fs/cgroup"
+	return ""
 }
 
 // TestAttempts makes every attack twice and more: in a task as it is, where it has to be refused,
@@ -202,6 +205,12 @@ func TestAttempts(t *testing.T) {
 		f.arm(t, c)
 		c.Init, c.Shim = weakInit, []string{c.Shim[0], weakAgent, "shim"}
 	})
+	left := filepath.Join(f.cgroup, "muster-jobs/left")
+	if err := os.Mkdir(left, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(left)
+	weakSocket := f.victim(t, weak, 1, api.Owner{User: "other", UID: 5000, GID: 5000}, "WITHOUT=socket mode").socket
 	var table bytes.Buffer
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ATTEMPT\tHELD BY\tWITH\tWITHOUT")
@@ -209,6 +218,9 @@ func TestAttempts(t *testing.T) {
 	// try returns what became of an attack on a node, without some protections.
 	try := func(n *node, a attack, without ...string) (got string, ok bool) {
 		job++
+		if slices.Contains(without, "socket mode") {
+			a.args = []string{"connect", weakSocket}
+		}
 		s := command(job, append([]string{filepath.Join(f.base, "bin/attempts")}, a.args...)...)
 		if a.root {
 			s.Owner = api.Owner{User: "root"}
@@ -350,7 +362,7 @@ func newBattlefield(t *testing.T) *battlefield {
 // arm configures a node.
 func (f *battlefield) arm(t *testing.T, c *Config) {
 	t.Helper()
-	f.key = filepath.Join(c.RunDir, "key")
+	f.key, f.cgroup = filepath.Join(c.RunDir, "key"), c.CgroupRoot
 	c.view = func() (task.View, error) { return f.view, nil }
 	// Its shims are started with a file open that nobody should have.
 	wrapper := filepath.Join(t.TempDir(), "wrapper")
@@ -368,31 +380,9 @@ func (f *battlefield) arm(t *testing.T, c *Config) {
 // would have on this node.
 func (f *battlefield) fill(t *testing.T, n *node) {
 	t.Helper()
-	victim := func(job uint64, owner api.Owner) (program int, dir string) {
-		s := shell(job, "echo ready; exec sleep 1000 --- secret")
-		s.Owner, s.Env = owner, []string{"SECRET=1"}
-		s.Argv = []string{"sh", "-c", "echo ready; touch /tmp/mine 2>/dev/null || echo >/tmp/mine; sleep 1000; echo secret"}
-		ref := n.begin(s)
-		n.wait("another's task", func() bool { return bytes.Contains(n.outputOf(ref.String()).stdout, []byte("ready")) })
-		init := 0
-		for _, st := range n.agent.tasks.Statuses() {
-			if st.TaskRef == ref {
-				init = st.PID
-			}
-		}
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", init, init))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if program, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
-			t.Fatal(err)
-		}
-		return program, filepath.Join(n.agent.cfg.RunDir, "tasks", ref.String())
-	}
-	var dir string
-	f.mine, _ = victim(1, api.Owner{User: "someone", UID: 4711, GID: 4712})
-	f.other, dir = victim(2, api.Owner{User: "other", UID: 5000, GID: 5000})
-	f.work, f.socket = filepath.Join(dir, "work"), filepath.Join(dir, "sock")
+	f.mine = f.victim(t, n, 1, api.Owner{User: "someone", UID: 4711, GID: 4712}).program
+	other := f.victim(t, n, 2, api.Owner{User: "other", UID: 5000, GID: 5000})
+	f.other, f.work, f.socket = other.program, other.work, other.socket
 
 	f.shm = os.Getpid() | 1<<24
 	id, err := unix.SysvShmGet(f.shm, 4096, unix.IPC_CREAT|unix.IPC_EXCL|0o666)
@@ -433,4 +423,34 @@ func (f *battlefield) fill(t *testing.T, n *node) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// victim is a task that others are after.
+type victim struct {
+	program      int // process of its program
+	work, socket string
+}
+
+func (f *battlefield) victim(t *testing.T, n *node, job uint64, owner api.Owner, env ...string) victim {
+	t.Helper()
+	s := shell(job, "echo ready; sleep 1000; echo secret")
+	s.Owner, s.Env = owner, append(env, "SECRET=1")
+	ref := n.begin(s)
+	n.wait("another's task", func() bool { return bytes.Contains(n.outputOf(ref.String()).stdout, []byte("ready")) })
+	init := 0
+	for _, st := range n.agent.tasks.Statuses() {
+		if st.TaskRef == ref {
+			init = st.PID
+		}
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", init, init))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(n.agent.cfg.RunDir, "tasks", ref.String())
+	v := victim{work: filepath.Join(dir, "work"), socket: filepath.Join(dir, "sock")}
+	if v.program, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
+		t.Fatal(err)
+	}
+	return v
 }

@@ -10,6 +10,7 @@ import (
 // package syscall lacks.
 const (
 	prSetPDeathSig   = 1
+	prSetDumpable    = 4
 	prCapBSetDrop    = 24
 	prSetNoNewPrivs  = 38
 	prCapAmbient     = 47
@@ -147,6 +148,11 @@ func become(c config) error {
 		uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
 	if e != 0 {
 		return errors.New("giving up capabilities: " + e.Error())
+	}
+	// Nor may the task look into this process, which tells the shim how it ended. The kernel sees to that
+	// where the user changed; root's tasks were root's before.
+	if e := prctl(prSetDumpable, 0); e != 0 {
+		return errors.New("closing this process to others: " + e.Error())
 	}
 	// Becoming another user clears what the shim asked for: that this process,
 	// and with it the namespace, dies with it.

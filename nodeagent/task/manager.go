@@ -161,6 +161,11 @@ func checkStart(t api.TaskStart) error {
 			return invalid("%q has a zero byte", s)
 		}
 	}
+	for _, l := range t.Limits {
+		if !l.OfUsers() {
+			return invalid("resource limit %d is the node's to set", l.Resource)
+		}
+	}
 	return checkFiles(t.Files)
 }
 

@@ -4,12 +4,13 @@
 // says how, and with 2 where the attempt itself is at fault, so that a test does not take a broken
 // attempt for a protection. Nothing it does harms a node on which it succeeds: it asks for what is
 // there already, or with arguments that are only looked at by who is permitted.
+//
+//go:debug containermaxprocs=0
 package main
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -46,7 +47,7 @@ func main() {
 var attempts = map[string]attempt{
 	// Files and devices.
 	"read": read, "write-open": writeOpen, "create": create, "list": list, "rewrite": rewrite, "open": open, "print": printFile,
-	"shout": shout, "connect": connect, "descriptor": descriptor, "own-core": unsparing,
+	"shout": shout, "connect": connect, "descriptor": descriptor, "spared": spared, "unsparing": unsparing, "leave-group": leaveGroup,
 	"mknod": mknod, "chown": chown, "handle": handle, "setuid-program": setuidProgram, "file-capability": fileCapability,
 	// Processes.
 	"kill": kill, "ptrace": ptrace, "process-read": processRead, "steal-descriptor": stealDescriptor,
@@ -185,9 +186,6 @@ func list(args []string) (string, error) {
 		return "", err
 	}
 	e, err := os.ReadDir(a[0])
-	if err == nil && len(e) == 0 {
-		err = fs.ErrNotExist
-	}
 	return outcome(fmt.Sprintf("%d entries of %s", len(e), a[0]), err)
 }
 
@@ -294,6 +292,32 @@ func fileCapability(args []string) (string, error) {
 	}
 	err := unix.Exec(args[0], []string{args[0], "file-capability"}, nil)
 	return outcome("", err)
+}
+
+// leaveGroup moves this process to a control group.
+func leaveGroup(args []string) (string, error) {
+	a, err := want(args, 1)
+	if err != nil {
+		return "", err
+	}
+	fd, err := syscall.Open(a[0]+"/cgroup.procs", syscall.O_WRONLY, 0)
+	if err != nil {
+		return outcome(a[0], err)
+	}
+	_, err = syscall.Write(fd, []byte("0"))
+	return outcome("moved to "+a[0], err)
+}
+
+// spared tells whether the kernel spares this process when memory runs out.
+func spared([]string) (string, error) {
+	b, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errBroken, err)
+	}
+	if score := strings.TrimSpace(string(b)); strings.HasPrefix(score, "-") {
+		return "oom_score_adj " + score, nil
+	}
+	return "", errors.New("oom_score_adj 0")
 }
 
 // unsparing makes this process one that the kernel spares when memory runs out.
