@@ -57,6 +57,7 @@ var attempts = map[string]attempt{
 	// The network.
 	"low-port": lowPort, "raw-socket": family(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP), "packet-socket": family(unix.AF_PACKET, unix.SOCK_RAW, 0),
 	"vsock": family(unix.AF_VSOCK, unix.SOCK_STREAM, 0), "alg": family(unix.AF_ALG, unix.SOCK_SEQPACKET, 0), "interface": networkInterface,
+	"join": join, "ask": ask, "ask-unix": askUnix, "nfs": nfs,
 	// System calls.
 	"mount": mount, "umount": umount, "remount": remount, "pivot-root": pivotRoot, "chroot": chroot, "fsopen": call(unix.SYS_FSOPEN, text("tmpfs"), 0),
 	"open-tree": openTree, "user-namespace": userNamespace, "clone-namespace": cloneNamespace, "clone3-namespace": clone3Namespace, "setns": setns,
