@@ -67,6 +67,21 @@ func weaken(c *config) {
 		// The userland cannot be written to: the work folder needs some place.
 		workFrom, c.work, c.tmpfs = c.work, "/run/work", []string{"/run"}
 	}
+	// Package os would open descriptors of its own, which inherit closes.
+	group := readHead("/proc/self/cgroup")
+	group = group[strings.Index(group, "0::")+3:]
+	group, _, _ = strings.Cut(group, "\n")
+	for _, controller := range []string{"pids", "memory"} {
+		if w(controller + " limit") {
+			fd, err := syscall.Open("/sys/fs/cgroup"+group+"/"+controller+".max", syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
+			if err == nil {
+				_, err = syscall.Write(fd, []byte("max"))
+			}
+			if err != nil {
+				panic(err.Error())
+			}
+		}
+	}
 }
 
 func w(name string) bool { return strings.Contains(","+off+",", ","+name+",") }
@@ -187,14 +202,30 @@ func buildWeakened(t *testing.T, dir string) (init, agent string) {
 		t.Fatal(err)
 	}
 	init, agent = filepath.Join(dir, "weak-init"), filepath.Join(dir, "weak-agent")
+	if os.Getenv("MUSTER_ATTEMPTS") != "" {
+		goBuild(t, init, "")
+		goBuild(t, agent, "")
+		return init, agent
+	}
 	goBuild(t, init, "muster/cmd/muster-init", "-overlay", file)
 	goBuild(t, agent, "muster/cmd/muster-agent", "-overlay", file)
 	return init, agent
 }
 
-// goBuild builds a static program.
+// goBuild builds a static program. In a virtual machine, where there is no Go, the folder
+// MUSTER_ATTEMPTS has it.
 func goBuild(t testing.TB, out, pkg string, flags ...string) {
 	t.Helper()
+	if dir := os.Getenv("MUSTER_ATTEMPTS"); dir != "" {
+		b, err := os.ReadFile(filepath.Join(dir, filepath.Base(out)))
+		if err == nil {
+			err = os.WriteFile(out, b, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
 	cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out}, flags...), pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := cmd.CombinedOutput(); err != nil {
