@@ -45,6 +45,9 @@ func prepare(c config) error {
 			return errors.New("making a terminal: " + err.Error())
 		}
 	}
+	if err := ownPipes(c); err != nil {
+		return err
+	}
 	syscall.Umask(c.umask)
 	if err := become(c); err != nil {
 		return err
@@ -61,6 +64,21 @@ func prepare(c config) error {
 		return err
 	}
 	return confine(c.containers)
+}
+
+// ownPipes gives the user the pipes of standard input, output and error, so that /dev/stdout and its
+// like can be opened: they lead to these pipes by their inodes, which the shim made as root.
+func ownPipes(c config) error {
+	for fd := range 3 {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(fd, &st); err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFIFO {
+			continue
+		}
+		if err := syscall.Fchown(fd, c.uid, c.gid); err != nil {
+			return errors.New("giving standard input and output to the task's user: " + err.Error())
+		}
+	}
+	return nil
 }
 
 // redirect opens the files that the user named for output and errors, with the user's rights.
