@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"muster/api"
 	"muster/internal/need"
 	"muster/internal/vm"
 )
@@ -76,7 +77,11 @@ func TestVMAttempts(t *testing.T) {
 
 	c := startClusterOf(t, image, "--dhcp=full")
 	g := c.boot(vm.Config{Name: "attacked", Firmware: vm.BIOS, MemMiB: 2048}, nil)
-	c.ready(g)
+	// It is ready once it has made them, which may take longer than other machines.
+	n := c.waitState(g, api.NodePending)
+	if _, err := c.client.Approve(t.Context(), api.ApproveRequest{Machines: []string{n.Fingerprint}}); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	end, err := g.WaitFor(ctx, regexp.MustCompile(`attempts have ended: \d+`))
