@@ -30,7 +30,8 @@ type attack struct {
 	// unless says why it cannot be made on this machine; it is then one for a virtual machine. ask: root
 	// is asked, without any protection.
 	unless string
-	memMiB int64 // that the task asks for
+	memMiB int64  // that the task asks for
+	output string // file that its output shall go to
 }
 
 const ask = "ask"
@@ -63,110 +64,111 @@ func (f *battlefield) attacks() []attack {
 	}
 	return []attack{
 		// The agent and what is the node's.
-		{"signal the agent", []string{"kill", n(f.agent)}, true, []string{"pid namespace"}, "", 0},
-		{"signal the agent, as a user", []string{"kill", n(f.agent)}, false, []string{"pid namespace", "capabilities"}, "", 0},
-		{"trace the agent", []string{"ptrace", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, "", 0},
-		{"open the agent's memory", []string{"process-read", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, "", 0},
-		{"take a descriptor of the agent", []string{"steal-descriptor", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, "", 0},
-		{"read the agent's environment", []string{"read", "/proc/" + n(f.agent) + "/environ"}, true, []string{"pid namespace", "capabilities"}, "", 0},
-		{"read the node's key", []string{"read", f.key}, true, []string{"userland", "private folders"}, "", 0},
-		{"read the node's key, as a user", []string{"read", f.key}, false, []string{"userland", "private folders", "capabilities"}, "", 0},
-		{"read the orders of another task", []string{"read", filepath.Join(filepath.Dir(f.work), "spec.json")}, false, []string{"userland", "private folders", "capabilities"}, "", 0},
-		{"connect to another's shim", []string{"connect", f.socket}, false, []string{"userland", "private folders", "socket mode"}, "", 0},
-		{"use a file that the shim left open", []string{"descriptor"}, false, []string{"closed descriptors"}, "", 0},
-		{"read a file of the node", []string{"read", b("node-only")}, false, []string{"userland"}, "", 0},
-		{"write to the node's files", []string{"create", "/etc/attempt"}, true, []string{"read-only root"}, "", 0},
-		{"trace the first process of the task", []string{"trace-init"}, true, []string{"closed init"}, "", 0},
+		{"signal the agent", []string{"kill", n(f.agent)}, true, []string{"pid namespace"}, "", 0, ""},
+		{"signal the agent, as a user", []string{"kill", n(f.agent)}, false, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"trace the agent", []string{"ptrace", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"open the agent's memory", []string{"process-read", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"take a descriptor of the agent", []string{"steal-descriptor", n(f.agent)}, true, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"read the agent's environment", []string{"read", "/proc/" + n(f.agent) + "/environ"}, true, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"read the node's key", []string{"read", f.key}, true, []string{"userland", "private folders"}, "", 0, ""},
+		{"read the node's key, as a user", []string{"read", f.key}, false, []string{"userland", "private folders", "capabilities"}, "", 0, ""},
+		{"read the orders of another task", []string{"read", filepath.Join(filepath.Dir(f.work), "spec.json")}, false, []string{"userland", "private folders", "capabilities"}, "", 0, ""},
+		{"connect to another's shim", []string{"connect", f.socket}, false, []string{"userland", "private folders", "socket mode"}, "", 0, ""},
+		{"use a file that the shim left open", []string{"descriptor"}, false, []string{"closed descriptors"}, "", 0, ""},
+		{"read a file of the node", []string{"read", b("node-only")}, false, []string{"userland"}, "", 0, ""},
+		{"write to the node's files", []string{"create", "/etc/attempt"}, true, []string{"read-only root"}, "", 0, ""},
+		{"trace the first process of the task", []string{"trace-init"}, true, []string{"closed init"}, "", 0, ""},
 
 		// Other users' tasks.
-		{"signal another user's task", []string{"kill", n(f.other)}, false, []string{"pid namespace", "capabilities"}, "", 0},
-		{"signal another task of one's own", []string{"kill", n(f.mine)}, false, []string{"pid namespace"}, "", 0},
-		{"trace another task of one's own", []string{"ptrace", n(f.mine)}, false, []string{"pid namespace"}, "", 0},
-		{"read another's command line", []string{"print", "/proc/" + n(f.other) + "/cmdline"}, false, []string{"pid namespace"}, "", 0},
-		{"read another's environment", []string{"read", "/proc/" + n(f.other) + "/environ"}, false, []string{"pid namespace", "capabilities"}, "", 0},
-		{"read another's memory", []string{"process-read", n(f.other)}, false, []string{"pid namespace", "capabilities"}, "", 0},
-		{"enter another's /tmp by /proc", []string{"list", "/proc/" + n(f.mine) + "/root/tmp"}, false, []string{"pid namespace"}, "", 0},
-		{"list another's working folder", []string{"list", f.work}, false, []string{"userland", "private folders", "capabilities"}, "", 0},
-		{"read another's file in /tmp", []string{"read", "/tmp/" + f.dir + "/file"}, false, []string{"userland", "private folders"}, "", 0},
-		{"read another's file in /dev/shm", []string{"read", "/dev/shm/" + f.dir + "/file"}, false, []string{"own dev"}, "", 0},
-		{"open another's shared memory", []string{"shared-memory", n(f.shm)}, false, []string{"ipc namespace"}, "", 0},
-		{"open another's message queue", []string{"message-queue", f.queue}, false, []string{"ipc namespace"}, "", 0},
-		{"write to another's terminal", []string{"shout", f.pty}, false, []string{"own dev"}, "", 0},
-		{"claim to be another at a socket", []string{"false-credentials"}, false, []string{"capabilities"}, "", 0},
-		{"read another's file on a share", []string{"read", b("open/private")}, false, []string{"capabilities"}, "", 0},
-		{"read a file of root on a share", []string{"read", b("open/private")}, false, []string{"user"}, "", 0},
-		{"write to a share for reading", []string{"create", b("closed/attempt")}, false, []string{"read-only share"}, "", 0},
+		{"signal another user's task", []string{"kill", n(f.other)}, false, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"signal another task of one's own", []string{"kill", n(f.mine)}, false, []string{"pid namespace"}, "", 0, ""},
+		{"trace another task of one's own", []string{"ptrace", n(f.mine)}, false, []string{"pid namespace"}, "", 0, ""},
+		{"read another's command line", []string{"print", "/proc/" + n(f.other) + "/cmdline"}, false, []string{"pid namespace"}, "", 0, ""},
+		{"read another's environment", []string{"read", "/proc/" + n(f.other) + "/environ"}, false, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"read another's memory", []string{"process-read", n(f.other)}, false, []string{"pid namespace", "capabilities"}, "", 0, ""},
+		{"enter another's /tmp by /proc", []string{"list", "/proc/" + n(f.mine) + "/root/tmp"}, false, []string{"pid namespace"}, "", 0, ""},
+		{"list another's working folder", []string{"list", f.work}, false, []string{"userland", "private folders", "capabilities"}, "", 0, ""},
+		{"read another's file in /tmp", []string{"read", "/tmp/" + f.dir + "/file"}, false, []string{"userland", "private folders"}, "", 0, ""},
+		{"read another's file in /dev/shm", []string{"read", "/dev/shm/" + f.dir + "/file"}, false, []string{"own dev"}, "", 0, ""},
+		{"open another's shared memory", []string{"shared-memory", n(f.shm)}, false, []string{"ipc namespace"}, "", 0, ""},
+		{"open another's message queue", []string{"message-queue", f.queue}, false, []string{"ipc namespace"}, "", 0, ""},
+		{"write to another's terminal", []string{"shout", f.pty}, false, []string{"own dev"}, "", 0, ""},
+		{"claim to be another at a socket", []string{"false-credentials"}, false, []string{"capabilities"}, "", 0, ""},
+		{"read another's file on a share", []string{"read", b("open/private")}, false, []string{"capabilities"}, "", 0, ""},
+		{"read a file of root on a share", []string{"read", b("open/private")}, false, []string{"user"}, "", 0, ""},
+		{"have output written to a file of root", []string{"print", "/proc/self/status"}, false, []string{"user"}, "", 0, b("open/link")},
+		{"write to a share for reading", []string{"create", b("closed/attempt")}, false, []string{"read-only share"}, "", 0, ""},
 
 		// Devices.
-		{"open a disk", []string{"open", "/dev/loop0"}, true, []string{"own dev"}, has("/dev/loop0", "there is no disk"), 0},
-		{"write to the kernel's log", []string{"write-open", "/dev/kmsg"}, true, []string{"own dev"}, has("/dev/kmsg", "there is no kmsg"), 0},
-		{"read the kernel's log", []string{"kernel-log"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"make a device", []string{"mknod"}, false, []string{"capabilities"}, "", 0},
-		{"open a device that lies on a share", []string{"open", b("open/device")}, false, []string{"nodev"}, "", 0},
-		{"use input and output ports", []string{"port-access"}, false, []string{"capabilities"}, ask, 0},
+		{"open a disk", []string{"open", "/dev/loop0"}, true, []string{"own dev"}, has("/dev/loop0", "there is no disk"), 0, ""},
+		{"write to the kernel's log", []string{"write-open", "/dev/kmsg"}, true, []string{"own dev"}, has("/dev/kmsg", "there is no kmsg"), 0, ""},
+		{"read the kernel's log", []string{"kernel-log"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"make a device", []string{"mknod"}, false, []string{"capabilities"}, "", 0, ""},
+		{"open a device that lies on a share", []string{"open", b("open/device")}, false, []string{"nodev"}, "", 0, ""},
+		{"use input and output ports", []string{"port-access"}, false, []string{"capabilities"}, ask, 0, ""},
 
 		// More rights.
-		{"become root", []string{"become-root"}, false, []string{"capabilities"}, "", 0},
-		{"join group 0", []string{"groups"}, false, []string{"capabilities"}, "", 0},
-		{"give a file to root", []string{"chown"}, false, []string{"capabilities"}, "", 0},
-		{"start a set-uid program", []string{"setuid-program", b("bin/setuid")}, false, []string{"no new privileges"}, "", 0},
-		{"start a set-uid program on a share", []string{"setuid-program", b("open/setuid")}, false, []string{"no new privileges", "nosuid"}, "", 0},
-		{"start a program with capabilities", []string{"file-capability", b("bin/capable")}, false, []string{"no new privileges", "bounding set"}, "", 0},
-		{"run before others", []string{"nice"}, false, []string{"capabilities"}, "", 0},
-		{"run in real time", []string{"realtime"}, false, []string{"capabilities"}, "", 0},
-		{"raise a hard limit", []string{"hard-limit"}, false, []string{"capabilities"}, f.lacks(capSysResource), 0},
-		{"be spared when memory runs out", []string{"spared"}, false, []string{"oom score"}, f.lacks(capSysResource), 0},
-		{"see to being spared", []string{"unsparing"}, false, []string{"read-only proc", "capabilities"}, f.lacks(capSysResource), 0},
-		{"open a file by its handle", []string{"handle"}, false, []string{"filter", "capabilities"}, "", 0},
+		{"become root", []string{"become-root"}, false, []string{"capabilities"}, "", 0, ""},
+		{"join group 0", []string{"groups"}, false, []string{"capabilities"}, "", 0, ""},
+		{"give a file to root", []string{"chown"}, false, []string{"capabilities"}, "", 0, ""},
+		{"start a set-uid program", []string{"setuid-program", b("bin/setuid")}, false, []string{"no new privileges"}, "", 0, ""},
+		{"start a set-uid program on a share", []string{"setuid-program", b("open/setuid")}, false, []string{"no new privileges", "nosuid"}, "", 0, ""},
+		{"start a program with capabilities", []string{"file-capability", b("bin/capable")}, false, []string{"no new privileges", "bounding set"}, "", 0, ""},
+		{"run before others", []string{"nice"}, false, []string{"capabilities"}, "", 0, ""},
+		{"run in real time", []string{"realtime"}, false, []string{"capabilities"}, "", 0, ""},
+		{"raise a hard limit", []string{"hard-limit"}, false, []string{"capabilities"}, f.lacks(capSysResource), 0, ""},
+		{"be spared when memory runs out", []string{"spared"}, false, []string{"oom score"}, f.lacks(capSysResource), 0, ""},
+		{"see to being spared", []string{"unsparing"}, false, []string{"read-only proc", "capabilities"}, f.lacks(capSysResource), 0, ""},
+		{"open a file by its handle", []string{"handle"}, false, []string{"filter", "capabilities"}, "", 0, ""},
 
 		// The node as a whole.
-		{"set the node's host name", []string{"host-name", mustReadlink("/proc/self/ns/uts")}, false, []string{"uts namespace", "capabilities"}, "", 0},
-		{"set the clock", []string{"clock"}, false, []string{"capabilities"}, "", 0},
-		{"change a setting of the kernel", []string{"rewrite", "/proc/sys/kernel/core_pattern"}, true, []string{"read-only proc"}, "", 0},
-		{"write to /sys", []string{"write-open", "/sys/kernel/mm/transparent_hugepage/enabled"}, true, []string{"read-only root"}, has("/sys/kernel/mm/transparent_hugepage/enabled", "there is no such file"), 0},
-		{"make a control group", []string{"create", f.cgroup + "/muster-jobs/attempt/"}, true, []string{"read-only root"}, "", 0},
-		{"leave the control group", []string{"leave-group", f.cgroup + "/muster-jobs/left"}, true, []string{"read-only root"}, "", 0},
-		{"restart the node", []string{"reboot"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"start another kernel", []string{"kexec"}, false, []string{"filter", "capabilities"}, ask, 0},
-		{"load a module from a file", []string{"finit-module"}, false, []string{"filter", "capabilities"}, ask, 0},
-		{"load a module from memory", []string{"init-module"}, false, []string{"filter", "capabilities"}, ask, 0},
-		{"remove a module", []string{"delete-module"}, false, []string{"filter", "capabilities"}, ask, 0},
-		{"add swap", []string{"swapon"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"record all processes", []string{"accounting"}, false, []string{"filter", "capabilities"}, ask, 0},
-		{"configure the network", []string{"interface"}, false, []string{"capabilities"}, "", 0},
-		{"send raw packets", []string{"raw-socket"}, false, []string{"capabilities"}, "", 0},
-		{"listen to a network card", []string{"packet-socket"}, false, []string{"capabilities"}, "", 0},
-		{"take a port below 1024", []string{"low-port"}, false, []string{"capabilities"}, "", 0},
+		{"set the node's host name", []string{"host-name", mustReadlink("/proc/self/ns/uts")}, false, []string{"uts namespace", "capabilities"}, "", 0, ""},
+		{"set the clock", []string{"clock"}, false, []string{"capabilities"}, "", 0, ""},
+		{"change a setting of the kernel", []string{"rewrite", "/proc/sys/kernel/core_pattern"}, true, []string{"read-only proc"}, "", 0, ""},
+		{"write to /sys", []string{"write-open", "/sys/kernel/mm/transparent_hugepage/enabled"}, true, []string{"read-only root"}, has("/sys/kernel/mm/transparent_hugepage/enabled", "there is no such file"), 0, ""},
+		{"make a control group", []string{"create", f.cgroup + "/muster-jobs/attempt/"}, true, []string{"read-only root"}, "", 0, ""},
+		{"leave the control group", []string{"leave-group", f.cgroup + "/muster-jobs/left"}, true, []string{"read-only root"}, "", 0, ""},
+		{"restart the node", []string{"reboot"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"start another kernel", []string{"kexec"}, false, []string{"filter", "capabilities"}, ask, 0, ""},
+		{"load a module from a file", []string{"finit-module"}, false, []string{"filter", "capabilities"}, ask, 0, ""},
+		{"load a module from memory", []string{"init-module"}, false, []string{"filter", "capabilities"}, ask, 0, ""},
+		{"remove a module", []string{"delete-module"}, false, []string{"filter", "capabilities"}, ask, 0, ""},
+		{"add swap", []string{"swapon"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"record all processes", []string{"accounting"}, false, []string{"filter", "capabilities"}, ask, 0, ""},
+		{"configure the network", []string{"interface"}, false, []string{"capabilities"}, "", 0, ""},
+		{"send raw packets", []string{"raw-socket"}, false, []string{"capabilities"}, "", 0, ""},
+		{"listen to a network card", []string{"packet-socket"}, false, []string{"capabilities"}, "", 0, ""},
+		{"take a port below 1024", []string{"low-port"}, false, []string{"capabilities"}, "", 0, ""},
 
-		{"make processes without end", []string{"processes", "9000"}, false, []string{"pids limit"}, f.uncontrolled("pids"), 0},
-		{"take more memory than was asked for", []string{"memory", "256"}, false, []string{"memory limit"}, f.uncontrolled("memory"), 64},
+		{"make processes without end", []string{"processes", "9000"}, false, []string{"pids limit"}, f.uncontrolled("pids"), 0, ""},
+		{"take more memory than was asked for", []string{"memory", "256"}, false, []string{"memory limit"}, f.uncontrolled("memory"), 64, ""},
 
 		// Mounts and namespaces.
-		{"mount", []string{"mount"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"unmount", []string{"umount"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"make the root writable", []string{"remount"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"change the root", []string{"pivot-root"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"chroot", []string{"chroot"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"mount by the newer calls", []string{"fsopen"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"copy a mount", []string{"open-tree"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"enter a namespace", []string{"setns"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"make a user namespace", []string{"user-namespace"}, false, []string{"filter"}, "", 0},
-		{"make a user namespace by clone", []string{"clone-namespace"}, false, []string{"filter"}, "", 0},
-		{"make a user namespace by clone3", []string{"clone3-namespace"}, false, []string{"filter"}, "", 0},
+		{"mount", []string{"mount"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"unmount", []string{"umount"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"make the root writable", []string{"remount"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"change the root", []string{"pivot-root"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"chroot", []string{"chroot"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"mount by the newer calls", []string{"fsopen"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"copy a mount", []string{"open-tree"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"enter a namespace", []string{"setns"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"make a user namespace", []string{"user-namespace"}, false, []string{"filter"}, "", 0, ""},
+		{"make a user namespace by clone", []string{"clone-namespace"}, false, []string{"filter"}, "", 0, ""},
+		{"make a user namespace by clone3", []string{"clone3-namespace"}, false, []string{"filter"}, "", 0, ""},
 
 		// The kernel's more dangerous parts, and what no checkpoint knows.
-		{"use bpf", []string{"bpf"}, false, []string{"filter", "capabilities"}, "", 0},
-		{"use perf", []string{"perf"}, false, []string{"filter"}, "", 0},
-		{"watch a file system by fanotify", []string{"fanotify"}, false, []string{"filter"}, "", 0},
-		{"use userfaultfd", []string{"userfaultfd"}, false, []string{"filter"}, "", 0},
-		{"use io_uring", []string{"io-uring"}, false, []string{"filter"}, "", 0},
-		{"use keyrings", []string{"keyring"}, false, []string{"filter"}, "", 0},
-		{"use landlock", []string{"landlock"}, false, []string{"filter"}, "", 0},
-		{"use secret memory", []string{"secret-memory"}, false, []string{"filter"}, "", 0},
-		{"make a vsock socket", []string{"vsock"}, false, []string{"filter"}, ask, 0},
-		{"make an AF_ALG socket", []string{"alg"}, false, []string{"filter"}, ask, 0},
-		{"make a 32-bit system call", []string{"int80"}, false, []string{"filter"}, "", 0},
-		{"make a system call that is newer than the filter", []string{"new-call"}, false, []string{"filter"}, ask, 0},
+		{"use bpf", []string{"bpf"}, false, []string{"filter", "capabilities"}, "", 0, ""},
+		{"use perf", []string{"perf"}, false, []string{"filter"}, "", 0, ""},
+		{"watch a file system by fanotify", []string{"fanotify"}, false, []string{"filter"}, "", 0, ""},
+		{"use userfaultfd", []string{"userfaultfd"}, false, []string{"filter"}, "", 0, ""},
+		{"use io_uring", []string{"io-uring"}, false, []string{"filter"}, "", 0, ""},
+		{"use keyrings", []string{"keyring"}, false, []string{"filter"}, "", 0, ""},
+		{"use landlock", []string{"landlock"}, false, []string{"filter"}, "", 0, ""},
+		{"use secret memory", []string{"secret-memory"}, false, []string{"filter"}, "", 0, ""},
+		{"make a vsock socket", []string{"vsock"}, false, []string{"filter"}, ask, 0, ""},
+		{"make an AF_ALG socket", []string{"alg"}, false, []string{"filter"}, ask, 0, ""},
+		{"make a 32-bit system call", []string{"int80"}, false, []string{"filter"}, "", 0, ""},
+		{"make a system call that is newer than the filter", []string{"new-call"}, false, []string{"filter"}, ask, 0, ""},
 	}
 }
 
@@ -226,7 +228,7 @@ func TestAttempts(t *testing.T) {
 			a.args = []string{"connect", weakSocket}
 		}
 		s := command(job, append([]string{filepath.Join(f.base, "bin/attempts")}, a.args...)...)
-		s.MemMiB = a.memMiB
+		s.MemMiB, s.Output = a.memMiB, a.output
 		if a.root {
 			s.Owner = api.Owner{User: "root"}
 		}
@@ -247,7 +249,7 @@ func TestAttempts(t *testing.T) {
 			return got, false
 		case o.Signal == int(unix.SIGSYS):
 			return "killed by SIGSYS", false
-		case strings.HasPrefix(o.Error, "out of memory: "):
+		case strings.HasPrefix(o.Error, "out of memory: "), strings.HasPrefix(o.Error, "opening "+a.output+" for output: permission denied"):
 			return o.Error, false
 		}
 		t.Errorf("%s without %q: the attempt is at fault: %+v", a.what, without, o)
@@ -355,6 +357,7 @@ func newBattlefield(t *testing.T) *battlefield {
 	put("open/x", 0o644, nil, true) // shares lie on folders that are there
 	put("closed/x", 0o644, nil, true)
 	put("from-open/private", 0o600, []byte("root's"), false)
+	put("from-open/log", 0o600, []byte("root's"), false)
 	put("from-open/setuid", 0o755|os.ModeSetuid, content, false)
 	put("from-closed/file", 0o644, nil, false)
 	// struct vfs_cap_data of linux/capability.h, version 2, effective: CAP_SYS_TIME.
@@ -363,6 +366,9 @@ func newBattlefield(t *testing.T) *battlefield {
 		if err := unix.Setxattr(filepath.Join(top, base, "bin/capable"), "security.capability", capability, 0); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Symlink("log", filepath.Join(base, "from-open/link")); err != nil {
+		t.Fatal(err)
 	}
 	device := filepath.Join(base, "from-open/device")
 	if err := unix.Mknod(device, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err != nil {
