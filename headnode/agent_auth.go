@@ -5,7 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
-	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -64,7 +64,10 @@ type agentSession struct {
 	ip    string
 	local string // address of the head that it connected to, "" when not known
 	node  bool   // it has the rights of a node
-	since time.Time
+	// anyone tells that every program of that computer may have opened it, a task too: it comes from a
+	// port of 1024 or above.
+	anyone bool
+	since  time.Time
 }
 
 // Check implements server.Authentication.
@@ -88,12 +91,13 @@ func (a *agentAuth) Check(c server.ClientAuthentication) bool {
 		a.log.Info("agent refused", "ip", remote.String(), "err", err)
 		return false
 	}
-	host, _, err := net.SplitHostPort(remote.String())
+	from, err := netip.ParseAddrPort(remote.String())
 	if err != nil {
 		return false
 	}
+	host := from.Addr().String()
 	node := a.nodes.isApproved(opts.Nkey)
-	s := agentSession{id: c.GetID(), ip: host, node: node, since: time.Now()}
+	s := agentSession{id: c.GetID(), ip: host, node: node, anyone: anyonesPort(from.Port()), since: time.Now()}
 	if a.local != nil {
 		s.local = a.local(remote.String())
 	}
@@ -105,6 +109,10 @@ func (a *agentAuth) Check(c server.ClientAuthentication) bool {
 	c.RegisterUser(&server.User{Username: opts.Nkey, Account: a.account(), Permissions: agentPermissions(opts.Nkey, node)})
 	return true
 }
+
+// anyonesPort tells whether a program without root's rights can send from a port. What does is
+// not taken for the computer that it runs on.
+func anyonesPort(port uint16) bool { return port >= 1024 }
 
 // checkProof checks that the sender of sig has the private part of key.
 func checkProof(key, sig string, nonce []byte) error {
@@ -157,7 +165,7 @@ func (a *agentAuth) admit(key string, s agentSession) error {
 		}
 		fromThere := 0
 		for _, o := range a.conns {
-			if !o.node && o.ip == s.ip {
+			if !o.node && o.ip == s.ip && o.anyone == s.anyone {
 				fromThere++
 			}
 		}

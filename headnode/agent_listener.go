@@ -14,7 +14,8 @@ import (
 
 // agentListener accepts the connections of agents. It lets no address
 // have more than perIP connections, and all together not more than total,
-// that have not proved a key yet; one more is closed at once. Nothing is accepted
+// that have not proved a key yet; one more is closed at once. Those that every program of an
+// address may have opened are counted apart, so that a task does not keep its node's agent out. Nothing is accepted
 // before open is called.
 type agentListener struct {
 	net.Listener
@@ -25,7 +26,7 @@ type agentListener struct {
 	closeOnce    sync.Once
 
 	mu       sync.Mutex
-	unproved map[netip.Addr]int
+	unproved map[origin]int
 	count    int
 	conns    map[string]*agentConn // by remote address
 }
@@ -34,7 +35,7 @@ func newAgentListener(l net.Listener, perIP, total int) *agentListener {
 	return &agentListener{
 		Listener: l, perIP: perIP, total: total,
 		ready: make(chan struct{}), done: make(chan struct{}),
-		unproved: map[netip.Addr]int{}, conns: map[string]*agentConn{},
+		unproved: map[origin]int{}, conns: map[string]*agentConn{},
 	}
 }
 
@@ -71,14 +72,14 @@ func (l *agentListener) admit(c net.Conn) *agentConn {
 	if err != nil {
 		return nil
 	}
-	ip := remote.Addr().Unmap().WithZone("")
+	from := origin{remote.Addr().Unmap().WithZone(""), anyonesPort(remote.Port())}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.unproved[ip] >= l.perIP || l.count >= l.total {
+	if l.unproved[from] >= l.perIP || l.count >= l.total {
 		return nil
 	}
-	ac := &agentConn{Conn: c, listener: l, ip: ip, counted: true}
-	l.unproved[ip]++
+	ac := &agentConn{Conn: c, listener: l, from: from, counted: true}
+	l.unproved[from]++
 	l.count++
 	l.conns[c.RemoteAddr().String()] = ac
 	return ac
@@ -117,16 +118,22 @@ func (l *agentListener) uncount(ac *agentConn) {
 	}
 	ac.counted = false
 	l.count--
-	if l.unproved[ac.ip]--; l.unproved[ac.ip] <= 0 {
-		delete(l.unproved, ac.ip)
+	if l.unproved[ac.from]--; l.unproved[ac.from] <= 0 {
+		delete(l.unproved, ac.from)
 	}
+}
+
+// origin is who opens connections: an address, and whether it may be any of its programs.
+type origin struct {
+	ip     netip.Addr
+	anyone bool
 }
 
 // agentConn tells its listener when it is closed.
 type agentConn struct {
 	net.Conn
 	listener *agentListener
-	ip       netip.Addr
+	from     origin
 	counted  bool // guarded by the listener's mu
 }
 

@@ -64,6 +64,8 @@ func checkSpec(s api.JobSpec) (api.JobSpec, []string, error) {
 		return s, nil, invalid("leave out one of them", "output goes to a terminal or to a file, not to both")
 	case len(s.Limits) > maxLimits:
 		return s, nil, invalid("", "%d resource limits; Linux has %d", len(s.Limits), maxLimits)
+	case slices.ContainsFunc(s.Limits, func(l api.Limit) bool { return !l.OfUsers() }):
+		return s, nil, invalid("leave it out", "a resource limit that is the node's to set")
 	case s.Stdin && s.Detached:
 		return s, nil, invalid("leave out --detach, or redirect the input from a file that the task can read",
 			"a detached job has nobody who sends its input")

@@ -31,6 +31,7 @@ type joinView struct {
 	rejected bool          // a rejected machine has its address
 	declared bool          // it was declared beforehand
 	known    bool          // a node has its address
+	anyone   bool          // any program of a computer may have sent this
 	silent   time.Duration // how long that node was not heard
 	policy   rejoinPolicy
 }
@@ -50,6 +51,9 @@ func decideJoin(v joinView) joinDecision {
 		return joinDecision{state: api.JoinApproved}
 	case v.key == api.NodeRejected || v.rejected:
 		return joinDecision{state: api.JoinRejected, why: "an administrator rejected this machine"}
+	case v.anyone && (v.declared || v.known):
+		// Anybody who runs a job could say so of any machine.
+		return joinDecision{state: api.JoinPending, why: "its address is known, and its connection comes from a port that any program may use"}
 	case v.declared:
 		return joinDecision{state: api.JoinApproved, bind: true, why: "it was declared"}
 	case v.known && v.policy == rejoinApprove:
@@ -162,7 +166,7 @@ func (n *Nodes) heardJoin(m *machine, s agentSession, req *api.JoinRequest) {
 		m.FirstHeard = stamp(n.cfg.Now())
 	}
 	m.lastHeard = n.cfg.Now()
-	m.ip, m.headIP = s.ip, s.local
+	m.ip, m.headIP, m.anyone = s.ip, s.local, s.anyone
 	m.runs, m.said = req.Software, req.Stage
 	if req.Speed > 0 {
 		m.speed = req.Speed
@@ -196,6 +200,7 @@ func (n *Nodes) decide(m *machine) (other *machine, d joinDecision) {
 		}
 	}
 	v.rejected, v.declared, v.known = rejected != nil, declared != nil, known != nil
+	v.anyone = m.anyone
 	v.policy = n.cfg.Rejoin(m.ip)
 	return cmp.Or(rejected, declared, known), decideJoin(v)
 }

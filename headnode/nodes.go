@@ -73,6 +73,7 @@ type machine struct {
 	order     uint64       // of arrival
 	runs      api.Software // as it was heard last; its record follows
 	ip        string
+	anyone    bool   // any program of its computer may have connected
 	headIP    string // address of the head that its agent connected to
 	stage     string // what a booting machine does, as far as the head saw it
 	said      string // what it says that it does before it can take tasks

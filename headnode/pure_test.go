@@ -112,6 +112,9 @@ func TestDecideJoin(t *testing.T) {
 		"known, policy approve":       {joinView{known: true, silent: time.Hour, policy: rejoinApprove}, api.JoinPending, false, false},
 		"known and silent":            {joinView{known: true, silent: silence, policy: rejoinAddress}, api.JoinApproved, true, false},
 		"known and heard":             {joinView{known: true, silent: silence - 1, policy: rejoinAddress}, api.JoinPending, false, true},
+		"anyone who is declared":      {joinView{declared: true, anyone: true}, api.JoinPending, false, false},
+		"anyone who is known":         {joinView{known: true, silent: time.Hour, anyone: true, policy: rejoinAddress}, api.JoinPending, false, false},
+		"anyone with a node's key":    {joinView{key: api.NodeReady, known: true, anyone: true}, api.JoinApproved, false, false},
 		"pending, then known, silent": {joinView{key: api.NodePending, known: true, silent: silence, policy: rejoinAddress}, api.JoinApproved, true, false},
 	} {
 		if d := decideJoin(c.v); d.state != c.state || d.bind != c.bind || d.waits != c.waits {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -68,11 +67,7 @@ func needRoot(t testing.TB) {
 func buildInit(t testing.TB) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "init")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, "muster/cmd/muster-init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building the in-namespace init: %v\n%s", err, b)
-	}
+	goBuild(t, out, "muster/cmd/muster-init")
 	return out
 }
 

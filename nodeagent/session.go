@@ -89,8 +89,7 @@ type dialer struct {
 
 // Dial implements nats.CustomDialer.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	nd := net.Dialer{Timeout: requestTimeout, KeepAlive: 15 * time.Second}
-	c, err := nd.DialContext(d.ctx, network, address)
+	c, err := dialLow(d.ctx, net.Dialer{Timeout: requestTimeout, KeepAlive: 15 * time.Second}, network, address)
 	d.err = err
 	return c, err
 }

@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -118,6 +119,42 @@ func TestTaskLeavesProcesses(t *testing.T) {
 			if diff := cmp.Diff(outcome{State: api.JobFinished, Stdout: c.want}, n.outcome(n.begin(shell(uint64(i+1), c.script)))); diff != "" {
 				t.Error(diff)
 			}
+		})
+	}
+}
+
+// A share below another is mounted in its place or not at all: who may write to the upper one does not make
+// the lower one land elsewhere in the tasks of all, such as over their programs.
+func TestShareStaysInItsPlace(t *testing.T) {
+	view, _ := shareView(t)
+	home := filepath.Join(view.Shares[0].From, "bob")
+	if err := os.Mkdir(home, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lower := runDir(t)
+	if err := os.WriteFile(filepath.Join(lower, "sh"), []byte("evil"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	view.Shares = append(view.Shares, task.Share{From: lower, To: "/home/bob/a/bin"})
+	n := newNode(t, func(c *Config) { c.view = func() (task.View, error) { return view, nil } })
+	for i, c := range []struct {
+		name, make string
+		want       outcome
+	}{
+		{"a folder", "mkdir -p a/bin", outcome{State: api.JobFinished, Stdout: "evil"}},
+		{"a link", "mkdir a; ln -s /bin a/bin", outcome{State: api.JobFailed, Code: 126, Error: "mounting /home/bob/a/bin: too many levels of symbolic links"}},
+		{"a link on the way", "ln -s / a", outcome{State: api.JobFailed, Code: 126, Error: "mounting /home/bob/a/bin: too many levels of symbolic links"}},
+		{"nothing", "true", outcome{State: api.JobFailed, Code: 126, Error: "mounting /home/bob/a/bin: no such file or directory"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if out, err := exec.Command("sh", "-c", `cd "$1" && rm -rf a && eval "$2"`, "sh", home, c.make).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			ref := n.begin(shell(uint64(i+1), "cat /home/bob/a/bin/sh"))
+			if diff := cmp.Diff(c.want, n.outcome(ref)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			n.forget(ref)
 		})
 	}
 }

@@ -147,6 +147,7 @@ func TestTaskOutcome(t *testing.T) {
 		{"terminated by itself", shell(0, "kill -TERM $$"), outcome{State: failed, Code: 143, Signal: 15}},
 		{"both streams", shell(0, "echo out; echo err >&2"), outcome{State: finished, Stdout: "out\n", Stderr: "err\n"}},
 		{"binary output", shell(0, `printf '\000\001\377\376\n\r\n\000'`), outcome{State: finished, Stdout: "\x00\x01\xff\xfe\n\r\n\x00"}},
+		{"streams by their names", shell(0, "echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin"), outcome{State: finished, Stdout: "out\n", Stderr: "err\n"}},
 		{"no newline at the end", shell(0, "printf x"), outcome{State: finished, Stdout: "x"}},
 		{"no input", command(0, "cat"), outcome{State: finished}},
 		{"command that is not there", command(0, "no-such-command"), outcome{State: failed, Code: 127, Error: "no-such-command: command not found on this node"}},

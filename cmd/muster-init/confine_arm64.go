@@ -3,7 +3,6 @@ package main
 // What a filter is made of on arm64: AUDIT_ARCH_AARCH64 and the numbers that package syscall lacks.
 const (
 	auditArch         = 0xc00000b7
-	foreignCalls      = 0
 	sysFanotifyInit   = 262
 	sysOpenByHandleAt = 265
 	sysSetns          = 268

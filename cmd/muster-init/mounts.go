@@ -13,10 +13,14 @@ import (
 const (
 	sysOpenTree       = 428
 	sysMoveMount      = 429
+	sysOpenat2        = 437
 	sysMountSetattr   = 442
+	resolveNoSymlinks = 0x4
 	openTreeClone     = 0x1
 	noFollow          = 0x100
 	moveFromFD        = 0x4
+	moveToFD          = 0x40
+	emptyPath         = 0x1000
 	mountAttrReadOnly = 0x1
 	mountAttrNoSuid   = 0x2
 	mountAttrNoDev    = 0x4
@@ -112,26 +116,40 @@ type laidMount struct {
 }
 
 // lay attaches the mount. A file is passed over where the task's tree has none: there
-// is nothing that it could lie on.
+// is nothing that it could lie on. The way to the place may lead through another share, where users
+// make links: none is followed, since the mount would land where one of them likes, for all.
 func (m laidMount) lay() error {
-	var st syscall.Stat_t
-	if err := syscall.Lstat(m.to, &st); err != nil || st.Mode&syscall.S_IFMT == syscall.S_IFLNK {
-		if !m.below {
-			return nil
-		}
-		if err == nil {
-			err = syscall.ELOOP
-		}
+	at, err := openPlace(m.to)
+	if err != nil && !m.below && (err == syscall.ENOENT || err == syscall.ELOOP) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if err := attach(m.fd, m.to); err != nil {
-		return err
-	}
+	defer syscall.Close(at)
 	attr := uint64(mountAttrNoSuid | mountAttrNoDev)
 	if m.readOnly {
 		attr |= mountAttrReadOnly
 	}
-	return setAttr(m.to, attr)
+	// While it is nowhere yet, nobody can have put anything in its place.
+	if err := setAttrOf(m.fd, attr); err != nil {
+		return err
+	}
+	return attachTo(m.fd, at)
+}
+
+// openPlace opens what is at a path to which no link leads.
+func openPlace(path string) (fd int, err error) {
+	name, err := syscall.BytePtrFromString(path)
+	if err != nil {
+		return -1, err
+	}
+	how := struct{ flags, mode, resolve uint64 }{flags: oPath | syscall.O_CLOEXEC, resolve: resolveNoSymlinks}
+	r, _, e := syscall.Syscall6(sysOpenat2, atFDCWD, uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
+	if e != 0 {
+		return -1, e
+	}
+	return int(r), nil
 }
 
 // enter makes root the root of this namespace. Nothing of the node's own tree can
@@ -182,12 +200,19 @@ func cloneMount(dir string, below bool) (fd int, err error) {
 
 // attach mounts what cloneMount opened at dir.
 func attach(fd int, dir string) error {
-	var none byte
 	path, err := syscall.BytePtrFromString(dir)
 	if err != nil {
 		return err
 	}
-	_, _, e := syscall.Syscall6(sysMoveMount, uintptr(fd), uintptr(unsafe.Pointer(&none)), atFDCWD, uintptr(unsafe.Pointer(path)), moveFromFD, 0)
+	return moveMount(fd, atFDCWD, path, moveFromFD)
+}
+
+// attachTo mounts what cloneMount opened over what is open as at.
+func attachTo(fd, at int) error { return moveMount(fd, uintptr(at), new(byte), moveFromFD|moveToFD) }
+
+func moveMount(fd int, at uintptr, path *byte, flags uintptr) error {
+	var none byte
+	_, _, e := syscall.Syscall6(sysMoveMount, uintptr(fd), uintptr(unsafe.Pointer(&none)), at, uintptr(unsafe.Pointer(path)), flags, 0)
 	if e != 0 {
 		return e
 	}
@@ -203,9 +228,17 @@ func setAttr(dir string, set uint64) error {
 	if err != nil {
 		return err
 	}
+	return mountSetattr(atFDCWD, path, atRecursive, set)
+}
+
+// setAttrOf adds attributes to a mount that cloneMount opened and to those below it.
+func setAttrOf(fd int, set uint64) error {
+	return mountSetattr(uintptr(fd), new(byte), atRecursive|emptyPath, set)
+}
+
+func mountSetattr(at uintptr, path *byte, flags uintptr, set uint64) error {
 	attr := struct{ set, clear, propagation, userns uint64 }{set: set}
-	_, _, e := syscall.Syscall6(sysMountSetattr, atFDCWD, uintptr(unsafe.Pointer(path)), atRecursive,
-		uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+	_, _, e := syscall.Syscall6(sysMountSetattr, at, uintptr(unsafe.Pointer(path)), flags, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if e != 0 {
 		return e
 	}

@@ -10,6 +10,7 @@ import (
 // package syscall lacks.
 const (
 	prSetPDeathSig   = 1
+	prSetDumpable    = 4
 	prCapBSetDrop    = 24
 	prSetNoNewPrivs  = 38
 	prCapAmbient     = 47
@@ -44,6 +45,9 @@ func prepare(c config) error {
 			return errors.New("making a terminal: " + err.Error())
 		}
 	}
+	if err := ownPipes(c); err != nil {
+		return err
+	}
 	syscall.Umask(c.umask)
 	if err := become(c); err != nil {
 		return err
@@ -60,6 +64,21 @@ func prepare(c config) error {
 		return err
 	}
 	return confine(c.containers)
+}
+
+// ownPipes gives the user the pipes of standard input, output and error, so that /dev/stdout and its
+// like can be opened: they lead to these pipes by their inodes, which the shim made as root.
+func ownPipes(c config) error {
+	for fd := range 3 {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(fd, &st); err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFIFO {
+			continue
+		}
+		if err := syscall.Fchown(fd, c.uid, c.gid); err != nil {
+			return errors.New("giving standard input and output to the task's user: " + err.Error())
+		}
+	}
+	return nil
 }
 
 // redirect opens the files that the user named for output and errors, with the user's rights.
@@ -147,6 +166,11 @@ func become(c config) error {
 		uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
 	if e != 0 {
 		return errors.New("giving up capabilities: " + e.Error())
+	}
+	// Nor may the task look into this process, which tells the shim how it ended. The kernel sees to that
+	// where the user changed; root's tasks were root's before.
+	if e := prctl(prSetDumpable, 0); e != 0 {
+		return errors.New("closing this process to others: " + e.Error())
 	}
 	// Becoming another user clears what the shim asked for: that this process,
 	// and with it the namespace, dies with it.

@@ -162,6 +162,11 @@ func checkStart(t api.TaskStart) error {
 			return invalid("%q has a zero byte", s)
 		}
 	}
+	for _, l := range t.Limits {
+		if !l.OfUsers() {
+			return invalid("resource limit %d is the node's to set", l.Resource)
+		}
+	}
 	if err := checkFetch(t.Fetch); err != nil {
 		return err
 	}

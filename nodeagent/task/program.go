@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -187,35 +188,46 @@ func (s *shim) linger(read, gone <-chan struct{}) {
 	s.kill()
 }
 
+// maxReport is how long a line of init's may be. It names a program, whose path has 4 KiB at most.
+const maxReport = 64 << 10
+
 // follow reads what init says until it is gone, and returns the last of it. ended is called
-// when the program has.
-func (s *shim) follow(report *os.File, ended func()) initReport {
+// when the program has. Init runs with the rights of the task's user, so what it says is bounded: a
+// line in its length, and what the shim remembers in how often it is taken.
+func (s *shim) follow(report io.Reader, ended func()) initReport {
 	var last initReport
-	lines := bufio.NewReader(report)
-	for {
-		line, err := lines.ReadString('\n')
+	var running, over, complained bool
+	lines := bufio.NewScanner(report)
+	lines.Buffer(nil, maxReport)
+	for lines.Scan() {
+		r, err := parseReport(lines.Text())
 		if err != nil {
-			return last
-		}
-		r, err := parseReport(line)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
+			if !complained {
+				complained = true
+				fmt.Fprintln(os.Stderr, err)
+			}
 			continue
 		}
 		last = r
-		switch r.What {
-		case "started":
+		switch {
+		case r.What == "started" && !running:
+			running = true
 			s.running()
 			s.happened(api.TaskEvent{State: api.JobRunning})
-		case "stopped":
+		case r.What == "stopped":
 			s.shown()
 			s.stop(true)
-		case "continued":
+		case r.What == "continued":
 			s.stop(false)
-		case "exit", "signal":
+		case (r.What == "exit" || r.What == "signal") && !over:
+			over = true
 			ended()
 		}
 	}
+	if lines.Err() != nil {
+		_, _ = io.Copy(io.Discard, report) // nobody is to wait for the shim
+	}
+	return last
 }
 
 // endOf tells how a task ended from what its init said last and how init
