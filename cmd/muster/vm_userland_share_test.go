@@ -88,12 +88,11 @@ func TestVMUserlandShare(t *testing.T) {
 	})
 	t.Run("server away", func(t *testing.T) { c.userlandServerAway(t, nfs, node.Name) })
 	t.Run("server restarted", func(t *testing.T) {
-		args := nfs.cmd.Args
 		nfs.stop()
 		done := make(chan result, 1)
 		go func() { done <- c.muster("", "run", "--on", node.Name, "--", "bash", "-c", readMuch) }()
 		c.waitShow(node.Name, stalledText)
-		nfs.start(t, args[0], args[3])
+		nfs.start(t)
 		if r := <-done; r.stdout != "whole\n" || r.status != 0 {
 			t.Errorf("%+v", r)
 		}
