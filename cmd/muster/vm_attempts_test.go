@@ -34,7 +34,7 @@ services:
   - sh
   - -c
   - |
-    mkdir -p /srv
+    mkdir -p /srv /var/tmp
     cd /opt/attempts
     MUSTER_NEED=all MUSTER_ATTEMPTS=/opt/attempts TMPDIR=/srv PATH=/opt/attempts:$PATH ./nodeagent.test -test.count=1 -test.v -test.run 'TestAttempts$' >/dev/console 2>&1
     echo "attempts have ended: $?" >/dev/console
