@@ -145,7 +145,7 @@ func (f *battlefield) attacks() []attack {
 		{"listen to a network card", []string{"packet-socket"}, false, []string{"capabilities"}, "", 0, ""},
 		{"take a port below 1024", []string{"low-port"}, false, []string{"capabilities"}, "", 0, ""},
 
-		{"make processes without end", []string{"processes", "9000"}, true, []string{"pids limit"}, f.uncontrolled("pids"), 0, ""},
+		{"make processes without end", []string{"processes", "8200"}, true, []string{"pids limit"}, f.uncontrolled("pids"), 0, ""},
 		{"take more memory than was asked for", []string{"memory", "256"}, false, []string{"memory limit"}, f.uncontrolled("memory"), 64, ""},
 
 		// Mounts and namespaces.
