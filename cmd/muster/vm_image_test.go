@@ -75,6 +75,9 @@ func TestVMNodeImage(t *testing.T) {
 	if got := must("run", "--on", n.Name, "hostname"); got != n.Name+"\n" {
 		t.Errorf("a task that names the node prints %q", got)
 	}
+	if got := must("exec", "--all", "hostname"); got != n.Name+": "+n.Name+"\n" {
+		t.Errorf("a command on every node prints %q", got)
+	}
 	if got := must("node", "show", n.Name); !strings.Contains(got, "none: only tasks that name it") {
 		t.Errorf("node show says:\n%s", got)
 	}

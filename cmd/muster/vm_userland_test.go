@@ -89,7 +89,34 @@ func TestVMUserland(t *testing.T) {
 			t.Errorf("attach to job %s: %+v", job, r)
 		}
 	})
+	t.Run("containers", func(t *testing.T) {
+		if r := c.muster("", "config", "set", "containers", "on"); r.status != 0 {
+			t.Fatal(r.stderr)
+		}
+		// The module of FUSE comes from the head, and its device is there for such a task alone.
+		args := []string{"--", "unshare", "-Urm", "perl", "-e", fuseMount}
+		if r := c.as(userA, append([]string{"run", "--allow", "containers"}, args...)...); r.stdout != "0\n" || r.status != 0 {
+			t.Errorf("a FUSE file system in a namespace of its own: %+v", r)
+		}
+		if r := c.as(userA, append([]string{"run"}, args...)...); r.status == 0 {
+			t.Errorf("without --allow it works too: %+v", r)
+		}
+		if r := c.as(userA, "run", "test", "-e", "/dev/fuse"); r.status != 1 {
+			t.Errorf("without --allow there is /dev/fuse: %+v", r)
+		}
+	})
+	t.Run("exec", func(t *testing.T) {
+		r := c.muster("", "exec", "--all", "--", "sh", "-c", "id -u; ls -d /usr/lib/muster")
+		if want := "muster: n[1-2]: exit status 0, the same output on all 2 nodes\n"; r.stderr != want || r.status != 0 {
+			t.Errorf("it says %q and ends with %d, want %q", r.stderr, r.status, want)
+		}
+	})
 }
+
+// fuseMount is a Perl program that mounts a FUSE file system and prints what mount(2) returned.
+const fuseMount = `open(F, "+<", "/dev/fuse") or die "opening: $!";
+my ($from, $to, $type, $options) = ("x", "/mnt", "fuse", sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fileno(F)));
+print syscall(165, $from, $to, $type, 0, $options), "\n";`
 
 // TestVMLeastMemory boots machines with the memory that the build says a node needs.
 func TestVMLeastMemory(t *testing.T) {
