@@ -124,7 +124,7 @@ func newSharedFolder(t *testing.T, c *cluster, share string, nodes [2]string, wa
 }
 
 // shareTime is how long one step in a share may take on an emulated machine.
-const shareTime = 5 * time.Minute
+const shareTime = 10 * time.Minute
 
 // shell is what a user types in a folder.
 func (s sharedFolder) shell(ctx context.Context, who account, dir, script string) *exec.Cmd {
