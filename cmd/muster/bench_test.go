@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"os"
@@ -15,8 +16,8 @@ import (
 // idleTime is how long idle processes are watched.
 const idleTime = 30 * time.Second
 
-// BenchmarkIdle tells what a head and an agent cost while nothing happens, some
-// jobs after their start: resident memory and the share of one CPU.
+// BenchmarkIdle tells what a head, an agent and the shim of a task that sleeps cost while nothing
+// happens, some jobs after their start: resident memory and the share of one CPU.
 func BenchmarkIdle(b *testing.B) {
 	c := newAgentCluster(b)
 	c.startHead()
@@ -28,7 +29,17 @@ func BenchmarkIdle(b *testing.B) {
 			b.Fatalf("muster run true: status %d: %s", r.status, r.stderr)
 		}
 	}
+	if r := c.muster("", "run", "-d", "sleep", "3600"); r.status != 0 {
+		b.Fatalf("muster run -d: status %d: %s", r.status, r.stderr)
+	}
 	pids := c.children()
+	c.eventually(agentTime, "the task has a shim", func(context.Context) (bool, error) {
+		shims := processesWith("shim\x00" + a.dir + "/")
+		for _, pid := range shims {
+			pids["shim"] = pid
+		}
+		return len(shims) == 1, nil // those of the jobs before are gone
+	})
 	pids["keeper"], pids["agent"] = c.head.Process.Pid, a.agentPID(b)
 	used := map[string]time.Duration{}
 	var total time.Duration

@@ -284,7 +284,7 @@ func (s *shim) startInit(p *pipes) (*os.Process, error) {
 		sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
 	}
 	process, err := os.StartProcess(s.spec.Init, []string{"muster-init"}, &os.ProcAttr{
-		Dir: "/", Env: []string{}, Sys: sys,
+		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Sys: sys,
 		Files: append(append(p.theirs[:3:3], cfg), p.theirs[3:]...),
 	})
 	if err != nil {
