@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"muster/api"
+	"muster/headnode/shares"
 	"muster/headnode/store"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	HeadUID    uint32      // administrator beside root and the group muster-admin
 	Tokens     string      // file with the tokens of users elsewhere; "": there are none
 	Version    string      // of this program
+	Desk       shares.Desk // serves folders of the head; nil: it cannot
+	NFSPort    int         // where nfs-ganesha serves them; 0: 2049
 	Limits     AgentLimits // of strangers on the agents' port
 	// NoSync does not wait for the disk: a power cut loses what was
 	// acknowledged. For demos and the control of tests.
@@ -138,7 +141,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	}
 	h.Shares, err = newShares(sharesConfig{
 		Store: h.store, Nodes: h.Nodes, Now: time.Now, Log: cfg.Log.With("part", "shares"),
-		Users: func(path string) []uint64 { return h.jobs.usersOf(path) },
+		Users: func(path string) []uint64 { return h.jobs.usersOf(path) }, Desk: cfg.Desk, Port: cfg.NFSPort,
 	})
 	if err != nil {
 		return err
@@ -175,6 +178,7 @@ func (h *Head) Run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return h.Nodes.Run(ctx) })
 	g.Go(func() error { return h.Nodes.runConfigs(ctx) })
 	g.Go(func() error { return h.Shares.Run(ctx) })
+	g.Go(func() error { return h.Shares.runLocal(ctx) })
 	g.Go(func() error { return h.jobs.Run(ctx) })
 	if err := h.agents.start(h.jobs); err != nil {
 		g.Go(func() error { return err })

@@ -106,11 +106,24 @@ func (n *Nodes) shareNodesLocked() []shareNode {
 	var list []shareNode
 	for _, m := range n.machines {
 		if m.isNode() {
-			list = append(list, shareNode{name: m.Name, ip: m.ip, labels: m.Labels, up: m.joined && m.link == api.LinkUp || m.link == api.LinkBooting && m.joined, mounts: m.mounts})
+			list = append(list, shareNode{name: m.Name, ip: m.ip, labels: m.Labels, up: m.joined && m.link == api.LinkUp || m.link == api.LinkBooting && m.joined, mounts: m.mounts, headIP: m.headIP})
 		}
 	}
 	slices.SortFunc(list, func(a, b shareNode) int { return api.CompareNames(a.name, b.name) })
 	return list
+}
+
+// strangers are the addresses that machines have which are no nodes.
+func (n *Nodes) strangers() map[string]bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ips := map[string]bool{}
+	for _, m := range n.machines {
+		if !m.isNode() && m.ip != "" {
+			ips[m.ip] = true
+		}
+	}
+	return ips
 }
 
 // configure sends nodes at once what has changed for them.

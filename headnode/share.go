@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"muster/api"
+	"muster/headnode/shares"
 	"muster/headnode/store"
 )
 
@@ -40,8 +41,13 @@ type shareRecord struct {
 	Export   string          `json:"export"`
 	ReadOnly bool            `json:"read_only,omitempty"`
 	To       []string        `json:"to,omitempty"`
-	Added    time.Time       `json:"added"`
-	By       string          `json:"by"`
+	// Of a folder of the head: which, on what file system, and whether root of a node is root in it.
+	Dir          string `json:"dir,omitempty"`
+	Mount        string `json:"mount,omitempty"`
+	NoRootSquash bool   `json:"no_root_squash,omitempty"`
+
+	Added time.Time `json:"added"`
+	By    string    `json:"by"`
 }
 
 type numbersRecord struct {
@@ -56,12 +62,14 @@ type share struct {
 	addr   string // of the server, as nodes mount it; "": not known
 	state  string
 	reason string
+	folder shares.Folder // of the head, as it was looked at last
 }
 
 // States of a share.
 const (
 	shareServed      = "served"
 	shareStarting    = "starting"
+	shareFailed      = "failed"
 	shareUnreachable = "unreachable"
 )
 
@@ -71,8 +79,11 @@ type sharesConfig struct {
 	Nodes *Nodes
 	// Users tells how many tasks work in a share, and of which jobs.
 	Users func(path string) []uint64
-	Now   clock
-	Log   *slog.Logger
+	// Desk serves folders of the head. Nil: this head cannot.
+	Desk shares.Desk
+	Port int // where it serves them by nfs-ganesha; 0: 2049
+	Now  clock
+	Log  *slog.Logger
 }
 
 // Shares knows the directories that nodes mount.
@@ -83,13 +94,16 @@ type Shares struct {
 	mu    sync.Mutex
 	list  []*share // by path
 	last  uint16   // number
+
+	local localShares
 }
 
 func newShares(cfg sharesConfig) (*Shares, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Shares{cfg: cfg}
+	cfg.Port = cmp.Or(cfg.Port, nfsPort)
+	s := &Shares{cfg: cfg, local: newLocalShares()}
 	if r, ok := cfg.Store.Get(kindSetting, shareNumbersID); ok {
 		var n numbersRecord
 		if err := json.Unmarshal(r.Data, &n); err != nil {
@@ -156,18 +170,21 @@ func (s *Shares) noShare(at string) error {
 // view is the API's view of a share.
 func (sh *share) view(nodes []shareNode) api.Share {
 	v := api.Share{
-		ID: sh.ID, Path: sh.Path, Driver: sh.Driver, Source: sh.Server + ":" + sh.Export, ReadOnly: sh.ReadOnly, To: sh.To,
+		ID: sh.ID, Path: sh.Path, Driver: sh.Driver, Source: sh.source(), ReadOnly: sh.ReadOnly, To: sh.To, NoRootSquash: sh.NoRootSquash,
 		State: sh.state, Reason: sh.reason, Added: sh.Added, Mounts: []api.ShareMount{},
 		Limits: []string{
 			"who may do what is the server's affair: it sees the user and group numbers of the tasks",
 			"quota and snapshots are the server's",
 		},
 	}
+	if sh.isLocal() {
+		v.Limits = sh.limits()
+	}
 	for _, n := range nodes {
 		if !sh.meant(n) {
 			continue
 		}
-		if n.ip != "" {
+		if n.ip != "" && !sh.isLocal() {
 			v.Allow = append(v.Allow, n.ip)
 		}
 		m := api.ShareMount{Node: n.name, State: "mounting"}
@@ -184,12 +201,12 @@ func (sh *share) view(nodes []shareNode) api.Share {
 
 // Add implements shareAdmin.
 func (s *Shares) Add(ctx context.Context, actor string, req api.ShareRequest) (api.Share, error) {
-	rec, err := s.record(req)
+	s.write.Lock()
+	defer s.write.Unlock()
+	rec, folder, err := s.record(ctx, req)
 	if err != nil {
 		return api.Share{}, err
 	}
-	s.write.Lock()
-	defer s.write.Unlock()
 	s.mu.Lock()
 	taken := slices.ContainsFunc(s.list, func(o *share) bool { return o.Path == rec.Path })
 	count, last := len(s.list), s.last
@@ -203,6 +220,9 @@ func (s *Shares) Add(ctx context.Context, actor string, req api.ShareRequest) (a
 		return api.Share{}, &api.Error{Code: api.CodeUnavailable, Msg: "all numbers of shares are used up"}
 	}
 	rec.ID, rec.Added, rec.By = last+1, stamp(s.cfg.Now()), actor
+	if rec.isLocal() {
+		rec.Export = shares.ExportPath(rec.Driver, rec.ID, rec.Dir)
+	}
 	var numbersRev uint64
 	if r, ok := s.cfg.Store.Get(kindSetting, shareNumbersID); ok {
 		numbersRev = r.Rev
@@ -213,14 +233,19 @@ func (s *Shares) Add(ctx context.Context, actor string, req api.ShareRequest) (a
 	if err != nil {
 		return api.Share{}, recordError(err)
 	}
-	sh := &share{shareRecord: rec, rev: rev, state: shareStarting}
-	s.look(ctx, sh)
+	sh := &share{shareRecord: rec, rev: rev, state: shareStarting, folder: folder}
+	if !rec.isLocal() {
+		s.look(ctx, sh)
+	}
 	s.mu.Lock()
 	s.last = rec.ID
 	s.list = append(s.list, sh)
 	s.sort()
 	s.mu.Unlock()
-	s.cfg.Log.Info("share added", "path", rec.Path, "from", rec.Server+":"+rec.Export, "by", actor)
+	s.cfg.Log.Info("share added", "path", rec.Path, "from", rec.source(), "by", actor)
+	if rec.isLocal() {
+		s.serveLocal(ctx, true)
+	}
 	s.cfg.Nodes.configure()
 	return s.Show(rec.Path)
 }
@@ -254,6 +279,9 @@ func (s *Shares) Remove(ctx context.Context, actor, at string) error {
 	}
 	s.mu.Lock()
 	s.list = slices.DeleteFunc(s.list, func(o *share) bool { return o == sh })
+	if sh.isLocal() {
+		s.local.leave(sh.shareRecord, s.cfg.Now())
+	}
 	s.mu.Unlock()
 	s.cfg.Log.Info("share removed", "path", sh.Path, "by", actor)
 	s.cfg.Nodes.configure()
@@ -266,26 +294,27 @@ var taskFolders = []string{
 }
 
 // record makes a record of what was asked for.
-func (s *Shares) record(req api.ShareRequest) (shareRecord, error) {
+func (s *Shares) record(ctx context.Context, req api.ShareRequest) (shareRecord, shares.Folder, error) {
 	rec := shareRecord{Schema: shareSchema, Driver: api.ShareExternal, ReadOnly: req.ReadOnly, To: req.To}
+	var folder shares.Folder
+	for _, to := range req.To {
+		if err := checkTo(to); err != nil {
+			return rec, folder, err
+		}
+	}
+	if path.IsAbs(req.Source) {
+		return s.localRecord(ctx, rec, req)
+	}
 	if req.NoRootSquash {
-		return rec, invalid("set it at that server", "whether root of a node is root on a share of another server is that server's affair")
+		return rec, folder, invalid("set it at that server", "whether root of a node is root on a share of another server is that server's affair")
 	}
 	var ok bool
 	if rec.Server, rec.Export, ok = cutSource(req.Source); !ok {
-		return rec, invalid("name an NFS server and what it exports, as in: muster share add nas1:/tank/home --at /home",
+		return rec, folder, invalid("name an NFS server and what it exports, as in: muster share add nas1:/tank/home --at /home; or a folder of the head, from /",
 			"%q is not HOST:/EXPORT", req.Source)
 	}
 	rec.Path = cmp.Or(req.At, rec.Export)
-	if err := checkSharePath(rec.Path); err != nil {
-		return rec, err
-	}
-	for _, to := range req.To {
-		if err := checkTo(to); err != nil {
-			return rec, err
-		}
-	}
-	return rec, nil
+	return rec, folder, checkSharePath(rec.Path)
 }
 
 // cutSource splits HOST:/EXPORT; an IPv6 address stands in brackets.
@@ -368,6 +397,7 @@ type shareNode struct {
 	labels   []string
 	up       bool
 	mounts   []api.MountStatus
+	headIP   string // address of the head that it knows
 }
 
 // mountsOf are the shares that a node is to mount.
@@ -376,7 +406,13 @@ func (s *Shares) mountsOf(n shareNode) []api.NodeMount {
 	defer s.mu.Unlock()
 	var list []api.NodeMount
 	for _, sh := range s.list {
-		if sh.addr != "" && sh.meant(n) {
+		switch {
+		case !sh.meant(n):
+		case sh.isLocal():
+			if m, ok := s.localMount(sh, n); ok {
+				list = append(list, m)
+			}
+		case sh.addr != "":
 			list = append(list, api.NodeMount{ID: sh.ID, Path: sh.Path, Server: sh.addr, Export: sh.Export, ReadOnly: sh.ReadOnly})
 		}
 	}

@@ -30,6 +30,10 @@ func (s *Shares) Run(ctx context.Context) error {
 		s.mu.Unlock()
 		changed := false
 		for _, sh := range list {
+			if sh.isLocal() {
+				s.lookLocal(ctx, sh)
+				continue
+			}
 			changed = s.look(ctx, sh) || changed
 		}
 		if changed {

@@ -36,6 +36,7 @@ type headOptions struct {
 	FilesPort  int
 	AgentsPort int
 	APIPort    int
+	NFSPort    int
 	StartedBy  int // uid of who started it: an administrator
 	NoSync     bool
 	Verbose    bool
@@ -43,6 +44,9 @@ type headOptions struct {
 
 // internalSocket is where the children of a head reach core.
 func (o headOptions) internalSocket() string { return filepath.Join(o.State, "run", "core.sock") }
+
+// engineSocket is where core asks the keeper to serve folders.
+func (o headOptions) engineSocket() string { return filepath.Join(o.State, "run", "nfs.sock") }
 
 // blobs is where core keeps what files serves.
 func (o headOptions) blobs() string { return filepath.Join(o.State, "images", "blobs") }
@@ -87,6 +91,7 @@ the addresses itself.`,
 	f.IntVar(&o.FilesPort, "files-port", 7480, "`port` of kernels and initramfs")
 	f.IntVar(&o.AgentsPort, "agents-port", 7421, "`port` of agents")
 	f.IntVar(&o.APIPort, "api-port", 7443, "`port` of the users' API by HTTPS; 0: only the Unix socket")
+	f.IntVar(&o.NFSPort, "nfs-port", 2049, "`port` of nfs-ganesha, where that serves folders of the head")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "log every packet and request")
 	f.BoolVar(&o.NoSync, "no-sync", false, "do not wait for the disk: a power cut loses what was acknowledged (for tests)")
 	f.Lookup("no-sync").Hidden = true
@@ -134,7 +139,7 @@ func (o *headOptions) complete(tftp, ra, mdns string) error {
 	default:
 		return usagef("--dhcp=%s: say auto, full, proxy or off", o.DHCP)
 	}
-	for flag, p := range map[string]int{"http-port": o.HTTPPort, "files-port": o.FilesPort, "agents-port": o.AgentsPort} {
+	for flag, p := range map[string]int{"http-port": o.HTTPPort, "files-port": o.FilesPort, "agents-port": o.AgentsPort, "nfs-port": o.NFSPort} {
 		if p < 1 || p > 65535 {
 			return usagef("--%s=%d: ports go from 1 to 65535", flag, p)
 		}
@@ -218,6 +223,11 @@ func runHead(ctx context.Context, o headOptions, stdout, stderr io.Writer) error
 	if o.DHCP == "auto" && len(o.Interfaces) > 0 {
 		fmt.Fprintf(stdout, "looking for other DHCP servers on %s\n", strings.Join(o.Interfaces, ", "))
 	}
+	stopEngine, err := startEngine(ctx, o, cred, log.With("part", "nfs"))
+	if err != nil {
+		return err
+	}
+	defer stopEngine()
 	return keep(ctx, o, specs, log, func() error {
 		// A head that has images serves them although a folder that was named
 		// is gone, as after a clean-up between two starts of the service.
@@ -280,9 +290,12 @@ func prepareState(o headOptions, cred *syscall.Credential) error {
 	if cred == nil {
 		return nil
 	}
-	return filepath.WalkDir(o.State, func(path string, _ os.DirEntry, err error) error {
+	return filepath.WalkDir(o.State, func(path string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if path == filepath.Join(o.State, "nfs") && d.IsDir() {
+			return filepath.SkipDir // the keeper's own
 		}
 		return os.Lchown(path, int(cred.Uid), int(cred.Gid))
 	})

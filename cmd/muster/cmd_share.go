@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,8 +19,8 @@ func newShareCommand(at *headFlag) *cobra.Command {
 		GroupID: "admin",
 		Long: `Choose the directories that all nodes mount, each at one path. A command that is
 run in a folder of a share works in that folder on its node, with its user's
-rights. The directories are on NFS servers; docs/shares.md says what those need.`,
-		Example: "  muster share add nas1:/tank/home --at /home\n  muster share list",
+rights. The directories are folders of the head or on NFS servers; docs/shares.md says what those need.`,
+		Example: "  muster share add nas1:/tank/home --at /home\n  muster share add /srv/data\n  muster share list",
 	}
 	c.AddCommand(newShareAddCommand(at), newShareListCommand(at), newShareShowCommand(at), newShareRemoveCommand(at))
 	return c
@@ -27,21 +29,25 @@ rights. The directories are on NFS servers; docs/shares.md says what those need.
 func newShareAddCommand(at *headFlag) *cobra.Command {
 	var req api.ShareRequest
 	c := &cobra.Command{
-		Use:   "add HOST:/EXPORT",
-		Short: "Have nodes mount a directory of an NFS server",
-		Long: `Have nodes mount a directory of an NFS server, at the path that it has there or
-at another one. The server has to let the nodes in: their addresses are printed.`,
-		Example: "  muster share add nas1:/tank/home --at /home\n  muster share add 10.1.0.9:/data --ro --to n[1-4]",
+		Use:   "add HOST:/EXPORT|FOLDER",
+		Short: "Have nodes mount a directory of an NFS server, or a folder of the head",
+		Long: `Have nodes mount a directory of an NFS server, or a folder of the head, at the path
+that it has there or at another one. An NFS server has to let the nodes in: their
+addresses are printed. A folder of the head is served by the head, with
+nfs-kernel-server or nfs-ganesha, whichever is installed, to approved nodes only.`,
+		Example: "  muster share add nas1:/tank/home --at /home\n  muster share add 10.1.0.9:/data --ro --to n[1-4]\n  muster share add /srv/data",
 		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
-			req.Source = args[0]
+			req.Source = folderSource(args[0])
 			s, err := call.client.AddShare(cmd.Context(), req)
 			if err != nil {
 				return err
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "%s is mounted at %s by %s\n", s.Source, s.Path, countText(len(s.Mounts), "node"))
-			if s.Reason != "" {
+			if s.Driver != api.ShareExternal {
+				writeServed(out, s, req)
+			} else if s.Reason != "" {
 				fmt.Fprintf(out, "its server does not serve yet: %s\n", s.Reason)
 			}
 			if len(s.Allow) > 0 {
@@ -51,12 +57,45 @@ at another one. The server has to let the nodes in: their addresses are printed.
 			return nil
 		}),
 	}
-	c.ValidArgsFunction = cobra.NoFileCompletions
+	c.Flags().BoolVar(&req.NoRootSquash, "no-root-squash", false, "root of a node is root in this folder of the head, not nobody")
 	c.Flags().StringVar(&req.At, "at", "", "`path` on the nodes (default: that of the export)")
 	c.Flags().BoolVar(&req.ReadOnly, "ro", false, "for reading only")
 	c.Flags().StringSliceVar(&req.To, "to", nil, "only for these `nodes` (n1, n[1-4] or label:gpu) or networks (10.1.0.0/16)")
 	_ = c.RegisterFlagCompletionFunc("to", at.completeNodeItems)
 	return c
+}
+
+// folderSource is what a share is of: a folder is named from /.
+func folderSource(arg string) string {
+	if host, _, ok := strings.Cut(arg, ":/"); ok && host != "" && !strings.Contains(host, "/") {
+		return arg
+	}
+	if abs, err := filepath.Abs(arg); err == nil && (strings.Contains(arg, "/") || arg == "." || arg == ".." || isFolder(abs)) {
+		return abs
+	}
+	return arg
+}
+
+func isFolder(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}
+
+// writeServed says how the head serves a folder that was added.
+func writeServed(w io.Writer, s api.Share, req api.ShareRequest) {
+	if s.Source != req.Source {
+		fmt.Fprintf(w, "%s is %s\n", req.Source, s.Source)
+	}
+	if s.Reason != "" {
+		fmt.Fprintf(w, "it is not served yet: %s\n", s.Reason)
+	}
+	engine := map[api.ShareDriver]string{api.ShareKernel: "nfs-kernel-server", api.ShareGanesha: "nfs-ganesha"}[s.Driver]
+	fmt.Fprintf(w, "the head serves it with %s, to approved nodes only\n", engine)
+	for _, l := range s.Limits {
+		if strings.HasPrefix(l, "file systems mounted") {
+			fmt.Fprintln(w, l)
+		}
+	}
 }
 
 func newShareListCommand(at *headFlag) *cobra.Command {
@@ -84,7 +123,7 @@ func newShareListCommand(at *headFlag) *cobra.Command {
 
 func writeShares(w io.Writer, list []api.Share) error {
 	if len(list) == 0 {
-		_, err := fmt.Fprintln(w, "no shares; jobs work in private folders; add one with: muster share add HOST:/EXPORT")
+		_, err := fmt.Fprintln(w, "no shares; jobs work in private folders; add one with: muster share add HOST:/EXPORT or FOLDER")
 		return err
 	}
 	t := table{head: []string{"PATH", "FROM", "RIGHTS", "STATE", "MOUNTED", "WHY"}}
@@ -132,6 +171,9 @@ func writeShare(w io.Writer, s api.Share) error {
 	if s.ReadOnly {
 		rights = "reading"
 	}
+	if s.NoRootSquash {
+		rights += ", root of nodes too"
+	}
 	for _, r := range [][2]string{
 		{"path", s.Path},
 		{"from", s.Source},
@@ -141,7 +183,6 @@ func writeShare(w io.Writer, s api.Share) error {
 		{"state", s.State},
 		{"why", s.Reason},
 		{"lets in", strings.Join(s.Allow, " ")},
-		{"limits", strings.Join(s.Limits, "; ")},
 	} {
 		if r[1] == "" {
 			continue
@@ -149,6 +190,13 @@ func writeShare(w io.Writer, s api.Share) error {
 		if _, err := fmt.Fprintf(w, "%-8s %s\n", r[0], r[1]); err != nil {
 			return err
 		}
+	}
+	for i, l := range s.Limits {
+		name := "limits"
+		if i > 0 {
+			name = ""
+		}
+		fmt.Fprintf(w, "%-8s %s\n", name, l)
 	}
 	if len(s.Mounts) == 0 {
 		return nil

@@ -16,6 +16,6 @@ func commands() []*cobra.Command {
 	for _, c := range users {
 		c.PersistentFlags().StringVar(&at.addr, "head", os.Getenv("MUSTER_HEAD"), "the head: `path` of its socket or https address (MUSTER_HEAD)")
 	}
-	all := append(users, newDemoCommand(), newBuildCommand(), newLockCommand(), newVerifyCommand(), newPersonalizeCommand(), newHeadCommand(), newHeadChildCommand(), newVersionCommand())
+	all := append(users, newDemoCommand(), newBuildCommand(), newLockCommand(), newVerifyCommand(), newPersonalizeCommand(), newHeadCommand(), newHeadChildCommand(), newHeadEngineCommand(), newVersionCommand())
 	return append(all, newDemoInsideCommands()...)
 }
