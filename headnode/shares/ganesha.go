@@ -211,6 +211,10 @@ func (g *ganesha) run(ctx context.Context) error {
 	if owner := portOwner(g.port, 0); owner != "" {
 		return fmt.Errorf("port %d is taken by %s", g.port, owner)
 	}
+	program, err := exec.LookPath(g.program)
+	if err != nil {
+		return fmt.Errorf("finding nfs-ganesha: %w", err)
+	}
 	logFile, err := openLog(g.logName())
 	if err != nil {
 		return err
@@ -221,7 +225,7 @@ func (g *ganesha) run(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	cmd := g.command(g.program, "-F", "-f", g.config(), "-L", "STDERR", "-p", filepath.Join(g.dir, "ganesha.pid"))
+	cmd := g.command(program, "-F", "-f", g.config(), "-L", "STDERR", "-p", filepath.Join(g.dir, "ganesha.pid"))
 	cmd.Stdout, cmd.Stderr = in, in
 	cmd.Dir = "/"
 	// The kernel sends the signal when the thread that started it ends, so this goroutine keeps its thread.
