@@ -154,20 +154,34 @@ func (k *kernel) serve(ctx context.Context, list []Export) (failed map[uint16]st
 			delete(want, t.entry)
 		}
 	}
-	if err := k.call(ctx, gone, "-u"); err != nil {
-		return failed, err
-	}
+	err = k.call(ctx, gone, "-u")
 	byOptions := map[string][]string{}
 	for e, options := range want {
 		byOptions[options] = append(byOptions[options], target(e))
 	}
 	for _, options := range slices.Sorted(maps.Keys(byOptions)) {
 		slices.Sort(byOptions[options])
-		if err := k.call(ctx, byOptions[options], "-o", options); err != nil {
-			return failed, err
-		}
+		err = errors.Join(err, k.call(ctx, byOptions[options], "-o", options))
 	}
-	return failed, nil
+	// exportfs also fails for what is not ours, as where there is no /etc/exports: the table decides.
+	if err != nil && k.holds(list) {
+		k.log.Debug("exportfs did it and said", "err", err)
+		err = nil
+	}
+	return failed, err
+}
+
+// holds tells whether the table has the entries of list, and no other ones of ours.
+func (k *kernel) holds(list []Export) bool {
+	table, err := k.table()
+	want := kernelEntries(list)
+	for _, t := range table {
+		if _, ok := want[t.entry]; t.ours() && !ok {
+			return false
+		}
+		delete(want, t.entry)
+	}
+	return err == nil && len(want) == 0
 }
 
 // target is an entry as exportfs(8) takes it.

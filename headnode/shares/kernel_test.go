@@ -16,9 +16,10 @@ import (
 
 // fakeExportfs is exportfs(8) as far as it changes the table of exports, and a record of its calls.
 type fakeExportfs struct {
-	etab  string
-	calls []string
-	fail  error
+	etab    string
+	calls   []string
+	fail    error
+	grumble error // said although it was done
 }
 
 func (f *fakeExportfs) run(_ context.Context, name string, args ...string) ([]byte, error) {
@@ -45,7 +46,10 @@ func (f *fakeExportfs) run(_ context.Context, name string, args ...string) ([]by
 			lines = append(lines, line+strings.Replace(options, "sync", "sync,wdelay,hide", 1)+",sec=sys)\n")
 		}
 	}
-	return nil, os.WriteFile(f.etab, []byte(strings.Join(lines, "")), 0o644)
+	if err := os.WriteFile(f.etab, []byte(strings.Join(lines, "")), 0o644); err != nil {
+		return nil, err
+	}
+	return []byte("exportfs: can't open /etc/exports for reading\n"), f.grumble
 }
 
 func newTestKernel(t *testing.T, table string) (*kernel, *fakeExportfs) {
@@ -55,6 +59,15 @@ func newTestKernel(t *testing.T, table string) (*kernel, *fakeExportfs) {
 		t.Fatal(err)
 	}
 	return &kernel{file: filepath.Join(dir, "exports.d", "muster.exports"), etab: f.etab, exportfs: "exportfs", run: f.run, log: slog.New(slog.DiscardHandler)}, f
+}
+
+// The table as exportfs of nfs-utils 2.6.2 writes it.
+func TestParseEtab(t *testing.T) {
+	const rest = "rw,sync,wdelay,hide,crossmnt,secure,root_squash,no_all_squash,no_subtree_check,secure_locks,acl,no_pnfs,fsid=6d757374-6572-8c64-a170-1f773c8aea91,anonuid=65534,anongid=65534,sec=sys,rw,root_squash,no_all_squash"
+	got := parseEtab("/srv/engk/a\\040b\\043ü\tfd00::2(" + rest + ")\n/srv/$HOME\t*(ro,sec=sys)\nbroken\n")
+	if len(got) != 2 || got[0].entry != (entry{"/srv/engk/a b#ü", "fd00::2"}) || !got[0].ours() || got[1].entry != (entry{"/srv/$HOME", "*"}) || got[1].ours() {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestKernel(t *testing.T) {
@@ -102,6 +115,11 @@ func TestKernel(t *testing.T) {
 	failed, err := k.serve(t.Context(), []Export{c, a})
 	if err != nil || !strings.Contains(failed[4], "/etc/exports") || failed[1] != "" {
 		t.Errorf("a folder that others export: %v, %v", failed, err)
+	}
+	f.grumble = errors.New("exit status 1")
+	a.Clients = clients("10.1.0.6")
+	if failed, err := k.serve(t.Context(), []Export{a}); err != nil || len(failed) > 0 {
+		t.Errorf("exportfs does it and fails: %v, %v", failed, err)
 	}
 	f.fail = errors.New("exit status 1")
 	a.Clients = clients("10.1.0.7")
