@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ type nfsClient struct {
 	conn    net.Conn
 	session []byte
 	seq     uint32
+	uid     uint32 // who asks, in no group
 }
 
 // Operations and results (RFC 8881 16.1, 15.1).
@@ -102,7 +104,7 @@ func (c *nfsClient) ops(x xdr, n uint32) ([]byte, error) {
 func (c *nfsClient) compound(op xdr) ([]byte, error) { return c.call(op, 1) }
 
 func (c *nfsClient) call(ops xdr, n uint32) ([]byte, error) {
-	cred := xdr{}.u32(0).opaque([]byte("test")).u32(0, 0, 0) // uid and gid 0
+	cred := xdr{}.u32(0).opaque([]byte("test")).u32(c.uid, c.uid, 0)
 	x := xdr{}.u32(rand.Uint32(), 0, 2, 100003, 4, 1, 1).opaque(cred).u32(0, 0, 0, 1, n).raw(ops)
 	if _, err := c.conn.Write(xdr{}.u32(1<<31 | uint32(len(x))).raw(x)); err != nil {
 		return nil, err
@@ -114,6 +116,9 @@ func (c *nfsClient) call(ops xdr, n uint32) ([]byte, error) {
 	r := make([]byte, binary.BigEndian.Uint32(head[:])&^(1<<31))
 	if _, err := io.ReadFull(c.conn, r); err != nil {
 		return nil, err
+	}
+	if len(r) >= 12 && binary.BigEndian.Uint32(r[8:]) == 1 { // MSG_DENIED (RFC 5531 9): so the kernel's server greets strangers
+		return nil, nfsError(nfsAccess)
 	}
 	if len(r) < 36 {
 		return nil, fmt.Errorf("a short answer: %x", r)
@@ -129,9 +134,14 @@ func (c *nfsClient) call(ops xdr, n uint32) ([]byte, error) {
 
 // read reads a file of an export; a server in its grace time or that is late is asked again.
 func (c *nfsClient) read(export, name string) (string, error) {
-	x := xdr{}.u32(opPutRootFH, opLookup).opaque([]byte(export)).u32(opLookup).opaque([]byte(name)).u32(opRead).raw(make([]byte, 16)).u32(0, 0, 4096)
+	names := append(strings.Split(strings.Trim(export, "/"), "/"), name)
+	x := xdr{}.u32(opPutRootFH)
+	for _, n := range names {
+		x = x.u32(opLookup).opaque([]byte(n))
+	}
+	x = x.u32(opRead).raw(make([]byte, 16)).u32(0, 0, 4096)
 	for {
-		r, err := c.ops(x, 4)
+		r, err := c.ops(x, uint32(len(names))+2)
 		var status nfsError
 		if errors.As(err, &status) && (status == nfsDelay || status == nfsGra) {
 			time.Sleep(100 * time.Millisecond)
@@ -140,7 +150,7 @@ func (c *nfsClient) read(export, name string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		r = r[3*8+8+4:] // three operations without values, and that of reading up to its data
+		r = r[8*(len(names)+1)+8+4:] // operations without values, and that of reading up to its data
 		return string(r[4 : 4+binary.BigEndian.Uint32(r)]), nil
 	}
 }
