@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -115,6 +116,9 @@ func (c *nfsClient) call(ops xdr, n uint32) ([]byte, error) {
 	if _, err := io.ReadFull(c.conn, r); err != nil {
 		return nil, err
 	}
+	if len(r) >= 12 && binary.BigEndian.Uint32(r[8:]) == 1 { // MSG_DENIED (RFC 5531 9): so the kernel's server greets strangers
+		return nil, nfsError(nfsAccess)
+	}
 	if len(r) < 36 {
 		return nil, fmt.Errorf("a short answer: %x", r)
 	}
@@ -129,9 +133,14 @@ func (c *nfsClient) call(ops xdr, n uint32) ([]byte, error) {
 
 // read reads a file of an export; a server in its grace time or that is late is asked again.
 func (c *nfsClient) read(export, name string) (string, error) {
-	x := xdr{}.u32(opPutRootFH, opLookup).opaque([]byte(export)).u32(opLookup).opaque([]byte(name)).u32(opRead).raw(make([]byte, 16)).u32(0, 0, 4096)
+	names := append(strings.Split(strings.Trim(export, "/"), "/"), name)
+	x := xdr{}.u32(opPutRootFH)
+	for _, n := range names {
+		x = x.u32(opLookup).opaque([]byte(n))
+	}
+	x = x.u32(opRead).raw(make([]byte, 16)).u32(0, 0, 4096)
 	for {
-		r, err := c.ops(x, 4)
+		r, err := c.ops(x, uint32(len(names))+2)
 		var status nfsError
 		if errors.As(err, &status) && (status == nfsDelay || status == nfsGra) {
 			time.Sleep(100 * time.Millisecond)
@@ -140,7 +149,7 @@ func (c *nfsClient) read(export, name string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		r = r[3*8+8+4:] // three operations without values, and that of reading up to its data
+		r = r[8*(len(names)+1)+8+4:] // operations without values, and that of reading up to its data
 		return string(r[4 : 4+binary.BigEndian.Uint32(r)]), nil
 	}
 }

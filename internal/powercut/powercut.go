@@ -2,6 +2,7 @@ package powercut
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -79,7 +80,13 @@ func System(t testing.TB, files map[string]string) string {
 			t.Fatalf("writing %s: %v", name, err)
 		}
 	}
-	for _, dir := range []string{"dev", "proc", "sys", "tmp", "etc", "disk"} {
+	dirs := map[string]bool{"dev": true, "proc": true, "sys": true, "tmp": true, "etc": true, "disk": true}
+	for name := range files {
+		for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+			dirs[dir] = true
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
 		write(dir, 0o755|cpio.TypeDir, nil)
 	}
 	for name, from := range files {
