@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"muster/api"
 	"muster/internal/need"
 	"muster/internal/netnstest"
@@ -234,6 +236,79 @@ func TestGanesha(t *testing.T) {
 	}
 	if _, err := dialNFS("127.0.0.2", testPort, false); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a server without shares: %v", err)
+	}
+}
+
+// TestGaneshaUsers: files are open to whom they are open to on the head, with all groups that the head knows
+// of a user; root of a node is nobody but where it may be root.
+func TestGaneshaUsers(t *testing.T) {
+	const user, firstGroup, groups = 54321, 54400, 20
+	s := startGanesha(t, t.TempDir())
+	// The tests have mounts of their own, so these are seen by them and the server only.
+	for name, more := range map[string]string{"/etc/passwd": fmt.Sprintf("mustert:x:%d:%d::/:/bin/sh\n", user, user), "/etc/group": func() string {
+		var b strings.Builder
+		for i := range groups {
+			fmt.Fprintf(&b, "mustert%d:x:%d:mustert\n", i, firstGroup+i)
+		}
+		return b.String()
+	}()} {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(own, append(raw, more...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(own, name, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(name, unix.MNT_DETACH) })
+	}
+	dir := shareFolder(t, "x")
+	for name, owner := range map[string][2]int{"users": {user, 0}, "last": {0, firstGroup + groups - 1}, "roots": {0, 0}, "others": {user + 1, user + 1}} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(name), 0o440); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(file, owner[0], owner[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := shareFolder(t, "y")
+	if err := os.WriteFile(filepath.Join(root, "roots"), []byte("roots"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.Serve(t.Context(), Wanted{Driver: api.ShareGanesha, Exports: []Export{
+		{ID: 1, Dir: dir, Clients: clients("127.0.0.2")}, {ID: 2, Dir: root, NoRootSquash: true, Clients: clients("127.0.0.2")},
+	}})
+	if err != nil || len(st.Failed) > 0 {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	for _, c := range []struct {
+		uid          uint32
+		export, name string
+		may          bool
+	}{
+		{user, "share-1", "users", true}, {user, "share-1", "last", true}, {user, "share-1", "roots", false}, {user, "share-1", "others", false},
+		{0, "share-1", "roots", false}, {0, "share-1", "users", false}, {0, "share-2", "roots", true},
+	} {
+		client, err := dialNFS("127.0.0.2", testPort, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.uid = c.uid
+		got, err := client.read(c.export, c.name)
+		client.conn.Close()
+		var status nfsError
+		if c.may && (err != nil || got != c.name) || !c.may && (!errors.As(err, &status) || status != nfsAccess) {
+			t.Errorf("user %d reads %q of %s/%s, %v; may: %v", c.uid, got, c.export, c.name, err, c.may)
+		}
+	}
+	// The server knows every word that it is told: one that it does not know is passed over.
+	log, err := os.ReadFile(s.ganesha.logName())
+	if err != nil || strings.Contains(string(log), "Unknown") || !strings.Contains(string(log), "NFS SERVER INITIALIZED") {
+		t.Errorf("its log: %v\n%s", err, log)
 	}
 }
 

@@ -18,6 +18,7 @@ type nfsClient struct {
 	conn    net.Conn
 	session []byte
 	seq     uint32
+	uid     uint32 // who asks, in no group
 }
 
 // Operations and results (RFC 8881 16.1, 15.1).
@@ -103,7 +104,7 @@ func (c *nfsClient) ops(x xdr, n uint32) ([]byte, error) {
 func (c *nfsClient) compound(op xdr) ([]byte, error) { return c.call(op, 1) }
 
 func (c *nfsClient) call(ops xdr, n uint32) ([]byte, error) {
-	cred := xdr{}.u32(0).opaque([]byte("test")).u32(0, 0, 0) // uid and gid 0
+	cred := xdr{}.u32(0).opaque([]byte("test")).u32(c.uid, c.uid, 0)
 	x := xdr{}.u32(rand.Uint32(), 0, 2, 100003, 4, 1, 1).opaque(cred).u32(0, 0, 0, 1, n).raw(ops)
 	if _, err := c.conn.Write(xdr{}.u32(1<<31 | uint32(len(x))).raw(x)); err != nil {
 		return nil, err
