@@ -19,7 +19,8 @@ func newShareCommand(at *headFlag) *cobra.Command {
 		GroupID: "admin",
 		Long: `Choose the directories that all nodes mount, each at one path. A command that is
 run in a folder of a share works in that folder on its node, with its user's
-rights. The directories are folders of the head or on NFS servers; docs/shares.md says what those need.`,
+rights. The directories are folders of the head or on NFS servers; docs/shares.md
+says what those need.`,
 		Example: "  muster share add nas1:/tank/home --at /home\n  muster share add /srv/data\n  muster share list",
 	}
 	c.AddCommand(newShareAddCommand(at), newShareListCommand(at), newShareShowCommand(at), newShareRemoveCommand(at))
@@ -30,11 +31,11 @@ func newShareAddCommand(at *headFlag) *cobra.Command {
 	var req api.ShareRequest
 	c := &cobra.Command{
 		Use:   "add HOST:/EXPORT|FOLDER",
-		Short: "Have nodes mount a directory of an NFS server, or a folder of the head",
-		Long: `Have nodes mount a directory of an NFS server, or a folder of the head, at the path
-that it has there or at another one. An NFS server has to let the nodes in: their
-addresses are printed. A folder of the head is served by the head, with
-nfs-kernel-server or nfs-ganesha, whichever is installed, to approved nodes only.`,
+		Short: "Have nodes mount a directory of a server, or a folder of the head",
+		Long: `Have nodes mount a directory of an NFS server, or a folder of the head, at its
+path there or at another one. An NFS server has to let the nodes in: their
+addresses are printed. A folder of the head is served by the head itself, to
+approved nodes only, with nfs-kernel-server or nfs-ganesha, whichever it has.`,
 		Example: "  muster share add nas1:/tank/home --at /home\n  muster share add 10.1.0.9:/data --ro --to n[1-4]\n  muster share add /srv/data",
 		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {

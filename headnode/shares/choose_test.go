@@ -37,8 +37,10 @@ func TestChoose(t *testing.T) {
 		"container has the package": {found{root: true, exportfs: "/usr/sbin/exportfs"}, "", "its kernel has none"},
 		"no VFS":                    {with(alone, func(f *found) { f.ganeshaVFS = false }), "", "apt install nfs-ganesha-vfs"},
 		"no mtab":                   {with(alone, func(f *found) { f.mtab = false }), "", "/etc/mtab"},
-		"Debian's own unit": {with(alone, func(f *found) { f.owner, f.ganeshaUnit = "ganesha.nfsd (process 17)", true }), "",
-			"port 2049 is taken by the system's own nfs-ganesha (ganesha.nfsd (process 17)); muster starts one of its own; end that of the system: systemctl disable --now nfs-ganesha"},
+		"Debian's own unit": {
+			with(alone, func(f *found) { f.owner, f.ganeshaUnit = "ganesha.nfsd (process 17)", true }), "",
+			"port 2049 is taken by the system's own nfs-ganesha (ganesha.nfsd (process 17)); muster starts one of its own; end that of the system: systemctl disable --now nfs-ganesha",
+		},
 		"somebody": {with(alone, func(f *found) { f.owner = "unfsd (process 4)" }), "", "taken by unfsd (process 4); end it, or have the head serve on another port: muster head --nfs-port"},
 	} {
 		got, err := choose(c.f, c.inUse)

@@ -290,8 +290,13 @@ func TestGaneshaUsers(t *testing.T) {
 		export, name string
 		may          bool
 	}{
-		{user, "share-1", "users", true}, {user, "share-1", "last", true}, {user, "share-1", "roots", false}, {user, "share-1", "others", false},
-		{0, "share-1", "roots", false}, {0, "share-1", "users", false}, {0, "share-2", "roots", true},
+		{user, "share-1", "users", true},
+		{user, "share-1", "last", true},
+		{user, "share-1", "roots", false},
+		{user, "share-1", "others", false},
+		{0, "share-1", "roots", false},
+		{0, "share-1", "users", false},
+		{0, "share-2", "roots", true},
 	} {
 		client, err := dialNFS("127.0.0.2", testPort, false)
 		if err != nil {
