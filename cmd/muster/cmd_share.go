@@ -19,8 +19,8 @@ func newShareCommand(at *headFlag) *cobra.Command {
 		GroupID: "admin",
 		Long: `Choose the directories that all nodes mount, each at one path. A command that is
 run in a folder of a share works in that folder on its node, with its user's
-rights. The directories are folders of the head or on NFS servers; docs/shares.md
-says what those need.`,
+rights. The directories are folders of the head or on NFS servers;
+docs/shares.md says what those need.`,
 		Example: "  muster share add nas1:/tank/home --at /home\n  muster share add /srv/data\n  muster share list",
 	}
 	c.AddCommand(newShareAddCommand(at), newShareListCommand(at), newShareShowCommand(at), newShareRemoveCommand(at))
