@@ -95,7 +95,7 @@ func (sh *share) limits() []string {
 	switch sh.Driver {
 	case api.ShareGanesha:
 		list = append(list,
-			"a lock that has to wait for another node may fail with an input/output error on nodes with Linux 6.12 (flock without -n, F_SETLKW); locks that do not wait are right, so try again in the program, or install nfs-kernel-server",
+			"a lock that has to wait for another node may fail with an input/output error (flock without -n, F_SETLKW; nfs-ganesha 6.5 and nodes with Linux 6.12, while 4.3 waits); locks that do not wait are right, so try again in the program, or install nfs-kernel-server",
 			"no ACLs, extended attributes or reflinks")
 		if !sh.folder.Durable {
 			list = append(list, "files made, renamed or removed in the last seconds before a power cut of the head may be lost, what is in files that were synced is not"+durableHint[sh.folder.Type])
