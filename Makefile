@@ -78,7 +78,7 @@ test: go-version test-deps build $(VM_IMAGE) ## install what is needed and run a
 
 test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json build/software/manifest.json ## only the tests that boot virtual machines
 	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
-	 $(GO) test -v -count=1 -timeout 30m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
+	 $(GO) test -v -count=1 -timeout 60m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 
 test-net: go-version test-deps build ## tests against the real package archives
 	@set -o pipefail; export MUSTER_NEED=all MUSTER_NET=1 MUSTER_LONG=1; \
