@@ -86,7 +86,7 @@ func (s *httpServer) putBlob(w http.ResponseWriter, r *http.Request) error {
 		}
 		err = s.cfg.Images.PutBlob(r.Context(), sum, r.Body)
 	} else {
-		err = s.cfg.Jobs.blobs.put(sum, r.Body)
+		err = s.cfg.Jobs.blobs.put(callerOf(r.Context()).owner.UID, sum, r.Body)
 	}
 	if err != nil {
 		return err

@@ -2,12 +2,17 @@ package headnode
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"muster/api"
@@ -103,7 +108,10 @@ func (s *httpServer) serveStream(w http.ResponseWriter, r *http.Request) error {
 	defer s.dropStream(conn)
 	conn.SetDeadline(time.Time{})
 	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", api.StreamProtocol)
-	if err := st.run(r.Context(), conn, rw.Reader); err != nil {
+	// The server's reader takes a read that ran out of time for the end of the connection.
+	begun, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	in := bufio.NewReader(io.MultiReader(bytes.NewReader(begun), conn))
+	if err := st.run(r.Context(), conn, in); err != nil {
 		s.cfg.Log.Debug("run stream ended", "job", job.id, "err", err)
 	}
 	return nil
@@ -127,11 +135,20 @@ type runStream struct {
 	client int   // its number at the relay
 	out    *bufio.Writer
 	conn   net.Conn
+	asleep atomic.Bool // Ctrl-Z has stopped the client, as it has the job: it says nothing until both go on
 }
 
 // run serves the client until the job has ended and all was sent, or the
 // client is gone.
 func (st *runStream) run(ctx context.Context, conn net.Conn, in *bufio.Reader) error {
+	for i := range st.follow.cursors {
+		if off := st.follow.cursors[i].off; off > 0 && st.job.feed != nil {
+			if _, err := st.js.outputFor(st.job.id, i); err != nil {
+				return err
+			}
+			st.js.out.wasRead(logKey{st.job.id, i}, off)
+		}
+	}
 	st.conn, st.out = conn, bufio.NewWriterSize(conn, outputBuffer)
 	if st.sends && st.job.relay != nil {
 		st.client = st.job.relay.attach(st.input)
@@ -149,12 +166,20 @@ func (st *runStream) run(ctx context.Context, conn net.Conn, in *bufio.Reader) e
 // read takes what the client says until it is gone.
 func (st *runStream) read(conn net.Conn, in *bufio.Reader) error {
 	for {
-		conn.SetReadDeadline(time.Now().Add(streamSilence))
+		// Who is heard may take its output later: it is looked at page by page.
+		now := time.Now()
+		conn.SetReadDeadline(now.Add(streamSilence))
+		conn.SetWriteDeadline(now.Add(streamWrite))
+		if _, err := in.Peek(1); err != nil && st.asleep.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			st.js.Heard(st.job.id)
+			continue
+		}
 		f, err := api.ReadFrame(in)
 		if err != nil {
 			return err
 		}
 		st.js.Heard(st.job.id)
+		st.asleep.Store(f.Type == api.FrameSignal && f.Offset == int64(sigStop))
 		switch f.Type {
 		case api.FramePing:
 		case api.FrameOutputAck:
@@ -311,6 +336,9 @@ func (st *runStream) write(ctx context.Context, readErr <-chan error) error {
 		case <-wake:
 		case <-pause:
 		case <-ping.C:
+			if st.asleep.Load() {
+				continue // nobody reads them, and many would not fit
+			}
 			if err := st.send(api.Frame{Type: api.FramePing}); err != nil {
 				return err
 			}

@@ -18,6 +18,7 @@ const (
 	sigHup  = int(syscall.SIGHUP)
 	sigKill = int(syscall.SIGKILL)
 	sigTerm = int(syscall.SIGTERM)
+	sigStop = int(syscall.SIGTSTP)
 
 	// missingReports is how many reports of a node in a row must lack a task
 	// that runs there before it counts as lost: one may have been written
@@ -289,6 +290,15 @@ func (js *jobs) appended(id uint64, index int) {
 		}
 	}
 	j.feed.output(index)
+}
+
+// stuck is told by outputs that a task's output has to wait, or has not any more.
+func (js *jobs) stuck(id uint64, _ int) {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	if j := js.jobs[id]; j != nil {
+		j.feed.changed()
+	}
 }
 
 // synced is told by outputs that more of a task's output is durable.

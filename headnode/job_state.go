@@ -73,6 +73,7 @@ type job struct {
 	exit      int
 	canceling bool   // the user asked for its end
 	cancelWhy string // who or what asked
+	insisted  bool   // and they are killed
 	tasks     []task
 
 	// What follows is not recorded.
@@ -228,6 +229,18 @@ func (j *job) cancel(why string, now time.Time) bool {
 		}
 	}
 	j.settle(now)
+	return true
+}
+
+// insist notes that the tasks of a canceled job are killed, since they did not end when they were asked to.
+// It reports whether that is news.
+func (j *job) insist(after time.Duration) bool {
+	if !j.canceling || j.insisted {
+		return false
+	}
+	j.insisted = true
+	j.cancelWhy += fmt.Sprintf("; it did not end on TERM and was killed after %v", after)
+	j.reason = j.cancelWhy
 	return true
 }
 

@@ -103,6 +103,7 @@ func parseOn(list string) ([]string, error) {
 
 func checkStrings(s api.JobSpec) error {
 	total := 0
+	largest := ""
 	for i, v := range append(slices.Clone(s.Argv), s.Env...) {
 		what := "an argument"
 		if i >= len(s.Argv) {
@@ -121,10 +122,13 @@ func checkStrings(s api.JobSpec) error {
 			return tooLarge("put it into a file and send that: --send FILE", "%s has %d bytes; Linux takes at most %d", what, len(v), maxString)
 		}
 		total += len(v) + 1
+		if len(v) > len(largest) {
+			largest = v
+		}
 	}
 	if total > maxStrings {
-		return tooLarge("send long lists in a file (--send FILE), or run with a smaller environment",
-			"arguments and environment have %d bytes together; at most %d are taken", total, maxStrings)
+		return tooLarge("send long lists in a file (--send FILE), or run with a smaller environment: env -u NAME, or env -i",
+			"arguments and environment have %d bytes together, %.20q... alone %d; at most %d are taken", total, api.DecodeText(largest), len(largest), maxStrings)
 	}
 	return nil
 }
@@ -283,7 +287,7 @@ func (js *jobs) Submit(ctx context.Context, owner api.Owner, spec api.JobSpec) (
 		js.mu.Unlock()
 		return v, b.wait(ctx)
 	}
-	if err := js.blobs.hold(spec.Files); err != nil {
+	if err := js.blobs.hold(owner.UID, spec.Files); err != nil {
 		js.mu.Unlock()
 		return api.Job{}, err
 	}

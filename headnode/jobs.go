@@ -126,7 +126,7 @@ func newJobs(cfg jobsConfig) (*jobs, error) {
 	}
 	var err error
 	js.out, err = newOutputs(outputsConfig{
-		Dir: cfg.Dir, Log: cfg.Log, MinFree: cfg.MinFree, Appended: js.appended, Synced: js.synced, Loose: js.loose,
+		Dir: cfg.Dir, Log: cfg.Log, MinFree: cfg.MinFree, Appended: js.appended, Stuck: js.stuck, Synced: js.synced, Loose: js.loose,
 	})
 	if err != nil {
 		return nil, err
@@ -135,6 +135,7 @@ func newJobs(cfg jobsConfig) (*jobs, error) {
 	if js.blobs, err = newJobBlobs(cfg.Dir, cfg.Now); err != nil {
 		return nil, err
 	}
+	js.blobs.room = js.out.room
 	if js.jobs, js.lastID, err = loadJobs(cfg.Store); err != nil {
 		return nil, err
 	}
@@ -192,7 +193,7 @@ func (js *jobs) adopt(j *job) {
 			js.endDurable[k] = struct{}{}
 		}
 	}
-	js.blobs.hold(j.spec.Files)
+	js.blobs.hold(j.owner.UID, j.spec.Files)
 }
 
 // equip gives a job what is not recorded.
@@ -277,6 +278,9 @@ func (js *jobs) tick(now time.Time) {
 		}
 		if !j.killAt.IsZero() && !now.Before(j.killAt) {
 			j.killAt = now.Add(js.cfg.KillAfter)
+			if j.insist(js.cfg.KillAfter) {
+				js.rec.note(j, -1)
+			}
 			js.signalRunning(j, sigKill)
 		}
 		if !j.spec.Detached && !j.hungUp && now.Sub(j.heard) > js.cfg.ClientGone {

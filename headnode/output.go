@@ -43,6 +43,8 @@ type outputsConfig struct {
 	// before anybody has read it. nil: of none may any be given up.
 	Loose  func(job uint64) (loose, known bool)
 	Synced func(job uint64, index int, durable int64)
+	// Stuck is called so when output finds no room or no reader, and when it does again. nil: nobody asks.
+	Stuck func(job uint64, index int)
 }
 
 // outputs keeps what tasks write, one append-only file each, in
@@ -80,6 +82,7 @@ type taskLog struct {
 	gen     int   // counts cuts: positions from before one are void
 	queued  bool  // in out.dirty
 	full    bool  // the last write found no room
+	slow    bool  // the last write has to wait for the job's client
 	pending []func(int64, error)
 	buf     []byte
 	removed bool
@@ -200,13 +203,19 @@ func (l *taskLog) append(f api.Frame, done func(int64, error)) {
 		l.out.kick(l)
 		return
 	}
+	stuck := l.full || l.slow
 	err := l.write(f.Stream, f.Data[l.have.written-f.Offset:])
 	l.full = err != nil && errors.Is(err, syscall.ENOSPC)
+	l.slow = errors.Is(err, errReaderBehind)
+	stuck = stuck != (l.full || l.slow)
 	at := l.synced
 	if err == nil {
 		l.pending = append(l.pending, done)
 	}
 	l.mu.Unlock()
+	if stuck && l.out.cfg.Stuck != nil {
+		l.out.cfg.Stuck(l.key.job, l.key.index)
+	}
 	if err != nil {
 		done(at, outputError(l.key, err))
 		return
@@ -236,6 +245,9 @@ func outputError(k logKey, err error) error {
 func (l *taskLog) write(stream api.Stream, data []byte) error {
 	if l.removed {
 		return errors.New("its output was removed")
+	}
+	if l.ends.bound && !l.ends.loose && l.have.written-l.ends.read > unreadMost {
+		return errReaderBehind
 	}
 	if err := l.out.room(int64(len(data) + chunkHeader)); err != nil {
 		return err

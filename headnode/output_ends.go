@@ -186,3 +186,9 @@ func gapFrame(index int, from, to int64) api.Frame {
 		Data: fmt.Appendf(nil, "[muster: %d bytes of output are not kept]\n", to-from),
 	}
 }
+
+// unreadMost is how much output the client of a job may be behind. Then the task waits for it.
+const unreadMost = 2 << 30
+
+// errReaderBehind is why output is not taken then.
+var errReaderBehind = errors.New("the job's client takes it more slowly than the task writes it")

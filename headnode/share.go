@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"muster/api"
@@ -300,6 +301,14 @@ func (s *Shares) Remove(ctx context.Context, actor, at string) error {
 	return nil
 }
 
+// known refuses a server whose name cannot be looked up: nodes could not mount from it.
+func (s *Shares) known(ctx context.Context, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, shareLookFor)
+	defer cancel()
+	_, err := addressOf(ctx, host)
+	return err
+}
+
 // taskFolders are what tasks have at these paths; a share there would take it from them.
 var taskFolders = []string{
 	"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var", "/bbin", "/init",
@@ -325,8 +334,23 @@ func (s *Shares) record(ctx context.Context, req api.ShareRequest) (shareRecord,
 		return rec, folder, invalid("name an NFS server and what it exports, as in: muster share add nas1:/tank/home --at /home; or a folder of the head, from /",
 			"%q is not HOST:/EXPORT", req.Source)
 	}
+	if clean := path.Clean(rec.Export); rec.Export != clean {
+		if strings.TrimRight(rec.Export, "/") != clean {
+			return rec, folder, invalid("name it as the server exports it, without . and ..", "%q is not clean", rec.Export)
+		}
+		rec.Export = clean
+	}
 	rec.Path = cmp.Or(req.At, rec.Export)
-	return rec, folder, checkSharePath(rec.Path)
+	if rec.Path != "/" {
+		rec.Path = strings.TrimRight(rec.Path, "/")
+	}
+	if err := checkSharePath(rec.Path); err != nil {
+		return rec, folder, err
+	}
+	if err := s.known(ctx, rec.Server); err != nil {
+		return rec, folder, invalid("give its address, or have the head's resolver know the name (/etc/hosts)", "%v", err)
+	}
+	return rec, folder, nil
 }
 
 // cutSource splits HOST:/EXPORT; an IPv6 address stands in brackets.
@@ -344,7 +368,12 @@ func cutSource(source string) (host, export string, ok bool) {
 	} else if strings.ContainsAny(host, ": \t\n/\x00") || !utf8.ValidString(host) || len(host) > 253 {
 		return "", "", false
 	}
-	return host, export, !strings.ContainsAny(export, "\n\x00") && utf8.ValidString(export) && len(export) <= maxPath
+	return host, export, plainText(export) && len(export) <= maxPath
+}
+
+// plainText tells whether s is text without control characters.
+func plainText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 func checkSharePath(at string) error {
@@ -353,8 +382,8 @@ func checkSharePath(at string) error {
 		return invalid("name it from / on, without . and ..", "%q cannot be where nodes mount a share", at)
 	case at == "/":
 		return invalid("choose a folder with --at", "a share cannot be the root of the tasks")
-	case strings.ContainsAny(at, "\n\x00") || !utf8.ValidString(at) || len(at) > 1024:
-		return invalid("choose a plain path with --at", "%q cannot be where nodes mount a share", at)
+	case !plainText(at) || len(at) > 1024:
+		return invalid("choose a path of at most 1024 bytes without control characters with --at", "%q cannot be where nodes mount a share", at)
 	}
 	for _, f := range taskFolders {
 		if at == f || strings.HasPrefix(at, f+"/") {

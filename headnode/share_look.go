@@ -9,8 +9,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,6 +21,7 @@ import (
 const (
 	shareLookEvery = 10 * time.Second
 	shareLookFor   = 3 * time.Second
+	shareLooks     = 32 // at a time
 )
 
 // Run looks at the servers of shares until ctx is done.
@@ -28,15 +32,24 @@ func (s *Shares) Run(ctx context.Context) error {
 		s.mu.Lock()
 		list := append([]*share(nil), s.list...)
 		s.mu.Unlock()
-		changed := false
+		// Each takes its time when its server hangs.
+		var moved atomic.Bool
+		var g errgroup.Group
+		g.SetLimit(shareLooks)
 		for _, sh := range list {
 			if sh.isLocal() {
 				s.lookLocal(ctx, sh)
 				continue
 			}
-			changed = s.look(ctx, sh) || changed
+			g.Go(func() error {
+				if s.look(ctx, sh) {
+					moved.Store(true)
+				}
+				return nil
+			})
 		}
-		if changed {
+		_ = g.Wait() // none fails
+		if moved.Load() {
 			s.cfg.Nodes.configure()
 		}
 		select {
@@ -84,9 +97,9 @@ func addressOf(ctx context.Context, host string) (netip.Addr, error) {
 	if err != nil {
 		var dns *net.DNSError
 		if errors.As(err, &dns) && dns.IsNotFound {
-			return netip.Addr{}, fmt.Errorf("the name %s is not known here; give an address", host)
+			return netip.Addr{}, fmt.Errorf("the name %s is not known to the head", host)
 		}
-		return netip.Addr{}, fmt.Errorf("looking up %s: %w", host, err)
+		return netip.Addr{}, fmt.Errorf("the head's resolver does not know %s: %w", host, err)
 	}
 	for _, a := range found {
 		if a.Unmap().Is4() {
@@ -104,7 +117,7 @@ func probeNFS(ctx context.Context, at netip.AddrPort) error {
 	switch {
 	case errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("%s runs no NFS server on port %d", at.Addr(), at.Port())
-	case err != nil && ctx.Err() != nil:
+	case err != nil && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)):
 		return fmt.Errorf("%s does not answer on port %d; is there a firewall?", at.Addr(), at.Port())
 	case err != nil:
 		return fmt.Errorf("%s cannot be reached: %w", at.Addr(), cause(err))

@@ -37,7 +37,7 @@ func TestCheckSharePath(t *testing.T) {
 	for at, want := range map[string]string{
 		"/home": "", "/srv/data": "", "/a b": "", "/usrs": "",
 		"home": "from / on", "/home/../etc": "from / on", "/home/": "from / on", "/": "cannot be the root",
-		"/usr": "tasks have /usr", "/usr/local": "tasks have /usr", "/tmp": "tasks have /tmp", "/a\nb": "plain path",
+		"/usr": "tasks have /usr", "/usr/local": "tasks have /usr", "/tmp": "tasks have /tmp", "/a\nb": "control characters",
 	} {
 		err := checkSharePath(at)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(api.AsError(err).Error()+api.AsError(err).Hint, want) {

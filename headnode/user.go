@@ -231,46 +231,47 @@ func (s *httpServer) byToken(r *http.Request) (caller, error) {
 	if !ok || token == "" {
 		return caller{}, &api.Error{Code: api.CodeUnauthenticated, Msg: "the request carries no token", Hint: hint}
 	}
-	name, err := tokenUser(s.cfg.Tokens, token)
+	name, admin, err := tokenUser(s.cfg.Tokens, token)
 	if err != nil {
 		return caller{}, fmt.Errorf("reading tokens: %w", err)
 	}
 	if name == "" {
 		return caller{}, &api.Error{Code: api.CodeUnauthenticated, Msg: "the token is not one of this head", Hint: hint}
 	}
-	c := caller{owner: api.Owner{User: name}, admin: true}
+	c := caller{owner: api.Owner{User: name}, admin: admin}
 	acc := s.accounts.lookup(r.Context(), name)
 	if acc.err != nil {
 		c.noAccount = acc.err.Error()
-	} else {
-		c.owner = acc.owner
+		return c, nil
 	}
+	c.owner = acc.owner
+	c.admin = admin || acc.admin || acc.owner.UID == 0 || acc.owner.UID == s.cfg.HeadUID // as on the socket
 	return c, nil
 }
 
-// tokenUser finds the user of a token in a file of lines "NAME SHA256-OF-TOKEN";
-// "" when there is none. A missing file holds none.
-func tokenUser(path, token string) (string, error) {
+// tokenUser finds the user of a token in a file of lines "NAME SHA256-OF-TOKEN" or, for an
+// administrator whatever the account, "NAME SHA256-OF-TOKEN admin"; "" when there is none. A missing file holds none.
+func tokenUser(path, token string) (name string, admin bool, err error) {
 	if path == "" {
-		return "", nil
+		return "", false, nil
 	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return "", false, nil
 	}
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer f.Close()
 	sum := sha256.Sum256([]byte(token))
 	want := []byte(hex.EncodeToString(sum[:]))
-	found := ""
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		w := strings.Fields(lines.Text())
-		if len(w) == 2 && !strings.HasPrefix(w[0], "#") && subtle.ConstantTimeCompare([]byte(strings.ToLower(w[1])), want) == 1 {
-			found = w[0]
+		role := len(w) == 3 && w[2] == "admin"
+		if (len(w) == 2 || role) && !strings.HasPrefix(w[0], "#") && subtle.ConstantTimeCompare([]byte(strings.ToLower(w[1])), want) == 1 {
+			name, admin = w[0], role
 		}
 	}
-	return found, lines.Err()
+	return name, admin, lines.Err()
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -288,12 +289,31 @@ func (c *Client) Signal(ctx context.Context, id uint64, signal int) error {
 // one task, or with task -1 of all, one after the other. With follow it goes
 // on until the job has ended.
 func (c *Client) Logs(ctx context.Context, id uint64, task int, follow bool, stdout, stderr io.Writer) error {
+	have := map[int]int64{}
+	for wait := newBackoff(); ; {
+		before := maps.Clone(have)
+		err := c.logs(ctx, id, task, follow, have, stdout, stderr)
+		if code := api.CodeOf(err); code != api.CodeUnreachable || maps.Equal(before, have) {
+			return err
+		}
+		// The head was restarted, or nobody looked at the output for a while.
+		if err := wait.sleep(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// logs is one try of Logs. It goes on from what is there of each task.
+func (c *Client) logs(ctx context.Context, id uint64, task int, follow bool, have map[int]int64, stdout, stderr io.Writer) error {
 	q := url.Values{"frames": {"1"}}
 	if task >= 0 {
 		q.Set("task", strconv.Itoa(task))
 	}
 	if follow {
 		q.Set("follow", "1")
+	}
+	if len(have) > 0 {
+		q.Set("from", fromOffsets(have))
 	}
 	req, err := c.request(ctx, http.MethodGet, jobPath(id)+"/logs", q, nil)
 	if err != nil {
@@ -316,6 +336,11 @@ func (c *Client) Logs(ctx context.Context, id uint64, task int, follow bool, std
 		w := stdout
 		if f.Stream == api.Stderr {
 			w = stderr
+		}
+		if f.Type == api.FrameGap {
+			have[f.Task] = max(have[f.Task], f.Offset)
+		} else {
+			have[f.Task] = f.Offset + int64(len(f.Data))
 		}
 		if _, err := w.Write(f.Data); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -119,7 +120,7 @@ func TestBrokenStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
+	var n atomic.Int32
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -127,8 +128,7 @@ func TestBrokenStream(t *testing.T) {
 		}
 		defer conn.Close()
 		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.StreamProtocol+"\r\n\r\n")
-		conn.Write(streams[min(n, len(streams)-1)])
-		n++
+		conn.Write(streams[min(int(n.Add(1)), len(streams))-1])
 	})}
 	go srv.Serve(ln)
 	defer srv.Close()
@@ -140,7 +140,7 @@ func TestBrokenStream(t *testing.T) {
 	defer cancel()
 	var got bytes.Buffer
 	j, err := c.Attach(ctx, 1, RunOptions{Output: func(_ int, _ api.Stream, b []byte) error { got.Write(b); return nil }})
-	if err != nil || j.State != api.JobFinished || got.String() != "abcdef" || n != 3 {
-		t.Errorf("Attach() = %s, %v, output %q after %d connections; want finished, abcdef, 3", j.State, err, got.String(), n)
+	if err != nil || j.State != api.JobFinished || got.String() != "abcdef" || n.Load() != 3 {
+		t.Errorf("Attach() = %s, %v, output %q after %d connections; want finished, abcdef, 3", j.State, err, got.String(), n.Load())
 	}
 }

@@ -37,13 +37,15 @@ type RunOptions struct {
 	// Stdin is sent to every task until its end; nil: nothing is sent. A
 	// read that blocks when the job ends is left behind.
 	Stdin io.Reader
-	// Output is called with what tasks write, in order for each task; data
-	// is valid during the call only. After an error it is not called again,
-	// and the tasks get SIGHUP, for EPIPE after SIGPIPE and a second in which
-	// they may end by it.
+	// Output is called with what tasks write, from one goroutine, in order for each
+	// task; data is valid during the call only. While it blocks the job is kept, signals are
+	// passed on, and the tasks wait when they have written too much. After an error it is
+	// not called again, and the tasks get SIGHUP, for EPIPE after SIGPIPE and a second in
+	// which they may end by it.
 	Output func(task int, stream api.Stream, data []byte) error
 	// Signals are passed on to the tasks. While the head does not answer
-	// they wait; the second SIGINT or SIGTERM then ends the run. nil: none.
+	// they wait; the second SIGINT or SIGTERM then ends the run. A second SIGINT within
+	// [InterruptTwice] ends it always, and one that comes before there is a job. nil: none.
 	Signals <-chan os.Signal
 	// Windows are the sizes that the client's terminal takes; nil: none.
 	Windows <-chan api.Window
@@ -62,6 +64,15 @@ const NoSignal = syscall.Signal(0)
 // answer. The job goes on.
 var ErrLeft = errors.New("the head does not answer and cannot pass the signal on; the job goes on without this client, and is hung up 30 s after the head is back")
 
+// InterruptTwice is the time within which a second SIGINT means this client and not only the tasks.
+const InterruptTwice = 3 * time.Second
+
+// ErrInterrupted is wrapped by what Run returns when a signal ended it and not the job.
+var ErrInterrupted = errors.New("interrupted")
+
+// errNotBegun is the cause of a submission's end by a signal.
+var errNotBegun = fmt.Errorf("%w before the head had taken the job; muster job list tells whether it has", ErrInterrupted)
+
 // Run submits a job and follows it to its end, which it returns. When the
 // connection breaks, also because the head was restarted, it goes on where it
 // was, for ever; only a head that cannot be reached at the very beginning is an
@@ -71,7 +82,40 @@ func (c *Client) Run(ctx context.Context, spec api.JobSpec, opts RunOptions) (ap
 		spec.RequestID = rand.Text()
 	}
 	spec.Stdin = opts.Stdin != nil
-	job, err := c.Submit(ctx, spec)
+	job, err := c.submit(ctx, spec, opts.Signals)
+	if err != nil {
+		return job, err
+	}
+	return c.Attach(ctx, job.ID, opts)
+}
+
+// submit is Submit until the head has answered or a signal came.
+func (c *Client) submit(ctx context.Context, spec api.JobSpec, signals <-chan os.Signal) (job api.Job, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watched, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			select {
+			case sig := <-signals:
+				if sig != NoSignal && sig != syscall.SIGCONT && sig != syscall.SIGTSTP {
+					cancel(errNotBegun)
+					return
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	defer func() {
+		close(done)
+		<-watched
+		if err != nil && errors.Is(context.Cause(ctx), errNotBegun) {
+			err = errNotBegun
+		}
+	}()
+	job, err = c.Submit(ctx, spec)
 	if lostAnswer(err) {
 		// The head may have it: ask until it answers.
 		for wait := newBackoff(); api.CodeOf(err) == api.CodeUnreachable; job, err = c.Submit(ctx, spec) {
@@ -80,10 +124,7 @@ func (c *Client) Run(ctx context.Context, spec api.JobSpec, opts RunOptions) (ap
 			}
 		}
 	}
-	if err != nil {
-		return job, err
-	}
-	return c.Attach(ctx, job.ID, opts)
+	return job, err
 }
 
 // lostAnswer tells whether a request may have been taken although its answer
@@ -95,9 +136,10 @@ func lostAnswer(err error) bool {
 
 // Attach follows a job that was submitted before, as Run does.
 func (c *Client) Attach(ctx context.Context, id uint64, opts RunOptions) (api.Job, error) {
-	r := &run{c: c, id: id, opts: opts, offsets: map[int]int64{}, acked: map[int]int64{}}
+	r := &run{c: c, id: id, opts: opts, offsets: map[int]int64{}, writes: make(chan piece, outputQueue), wrote: make(chan writing, outputQueue+1)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go r.write(ctx)
 	if opts.Stdin != nil {
 		r.in = &inputBuffer{more: make(chan struct{}, 1)}
 		go r.in.fill(ctx, opts.Stdin)
@@ -113,16 +155,55 @@ type run struct {
 	c       *Client
 	id      uint64
 	opts    RunOptions
-	offsets map[int]int64    // output that was written, by task
-	acked   map[int]int64    // what the head was told of it
+	offsets map[int]int64    // output that was taken, by task
+	writes  chan piece       // output for the goroutine that writes it
+	wrote   chan writing     // what became of it
+	writing int              // pieces that are on their way from the one to the other
+	spare   [][]byte         // memory of pieces that were written
+	acked   map[int]int64    // output of which the head was told that it was written
 	in      *inputBuffer     // nil: nothing is sent
 	outErr  error            // of Output
-	hungUp  bool             // the tasks were told of it
 	hangUp  <-chan time.Time // when tasks that SIGPIPE did not end get SIGHUP
 	pending []int            // signals that wait for a connection
 	window  api.Window       // the size that was told last
 	ending  int              // signals to end that came without one
+	struck  time.Time        // when the last SIGINT came
+	stays   bool             // the job does not end when its client is gone
+	last    *api.Job         // ended; its output may not be written yet
 	end     *api.Job
+}
+
+// outputQueue is how many pieces of output wait to be written; more stay with the head.
+const outputQueue = 16
+
+// piece is output that is to be written.
+type piece struct {
+	task   int
+	stream api.Stream
+	data   []byte
+	end    int64 // its end in the task's output
+}
+
+// writing is the outcome of a piece.
+type writing struct {
+	piece
+	err error
+}
+
+// write calls Output, so that an output that blocks holds up nothing else.
+func (r *run) write(ctx context.Context) {
+	var err error
+	for {
+		select {
+		case p := <-r.writes:
+			if err == nil && r.opts.Output != nil {
+				err = r.opts.Output(p.task, p.stream, p.data)
+			}
+			r.wrote <- writing{p, err}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // follow connects again and again until the job has ended.
@@ -201,14 +282,19 @@ func (s *session) close() {
 	s.body.Close()
 }
 
-func (r *run) connect(ctx context.Context) (*session, error) {
-	q := url.Values{}
-	var from []string
-	for t, off := range r.offsets {
+// fromOffsets says how much of each task's output is there.
+func fromOffsets(have map[int]int64) string {
+	from := make([]string, 0, len(have))
+	for t, off := range have {
 		from = append(from, strconv.Itoa(t)+":"+strconv.FormatInt(off, 10))
 	}
-	if len(from) > 0 {
-		q.Set("from", strings.Join(from, ","))
+	return strings.Join(from, ",")
+}
+
+func (r *run) connect(ctx context.Context) (*session, error) {
+	q := url.Values{}
+	if len(r.offsets) > 0 {
+		q.Set("from", fromOffsets(r.offsets))
 	}
 	s := &session{frames: make(chan api.Frame), err: make(chan error, 1), done: make(chan struct{})}
 	if r.in != nil {
@@ -285,20 +371,29 @@ func (r *run) session(ctx context.Context, s *session) error {
 	}
 	for {
 		var err error
+		frames, broken := s.frames, s.err
+		switch {
+		case r.last != nil: // the head has said all
+			frames, broken = nil, nil
+		case r.writing >= outputQueue: // the rest stays with the head meanwhile
+			frames, broken, heard = nil, nil, time.Now()
+		}
 		select {
-		case f := <-s.frames:
+		case f := <-frames:
 			heard = time.Now()
 			err = r.take(s, f)
-			if r.end != nil {
-				return nil
-			}
-		case err = <-s.err:
+		case w := <-r.wrote:
+			err = r.written(s, w)
+		case err = <-broken:
 		case <-input:
 			err = r.sendInput(s)
 		case sig := <-r.opts.Signals:
 			if n, ok := sig.(syscall.Signal); ok && n != NoSignal {
 				if err = s.write(api.Frame{Type: api.FrameSignal, Offset: int64(n)}); err != nil {
 					r.pending = append(r.pending, int(n))
+				}
+				if left := r.interrupted(n); left != nil {
+					return left
 				}
 			}
 		case r.window = <-r.opts.Windows:
@@ -317,10 +412,33 @@ func (r *run) session(ctx context.Context, s *session) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err != nil {
+		if r.end != nil {
+			return nil
+		}
+		if err != nil && r.last == nil {
 			return r.c.unreachable(err)
 		}
 	}
+}
+
+// interrupted is the error with which a signal ends the run; nil: it only goes to the tasks.
+func (r *run) interrupted(n syscall.Signal) error {
+	if r.last != nil && (n == syscall.SIGINT || n == syscall.SIGTERM || n == syscall.SIGHUP) {
+		return fmt.Errorf("%w; job %d has ended, and not all of its output was written here: muster job logs %d", ErrInterrupted, r.id, r.id)
+	}
+	if n != syscall.SIGINT {
+		return nil
+	}
+	before := r.struck
+	r.struck = time.Now()
+	switch {
+	case before.IsZero() || r.struck.Sub(before) >= InterruptTwice:
+		return nil
+	case r.stays:
+		return fmt.Errorf("%w twice; job %d goes on without this client; end it with: muster job cancel %d", ErrInterrupted, r.id, r.id)
+	}
+	return fmt.Errorf("%w twice; job %d goes on for now and is hung up in 30 s; stay with it: muster job attach %d; end it: muster job cancel %d",
+		ErrInterrupted, r.id, r.id, r.id)
 }
 
 // take does what a frame of the head says.
@@ -348,14 +466,23 @@ func (r *run) take(s *session, f api.Frame) error {
 		if err := json.Unmarshal(f.Data, &j); err != nil {
 			return fmt.Errorf("reading the state of job %d: %w", r.id, err)
 		}
+		r.stays = j.Spec.Detached
 		if r.opts.Changed != nil {
 			r.opts.Changed(j)
 		}
 		if f.Type == api.FrameEnd {
-			r.end = &j
+			r.last = &j
+			r.over()
 		}
 	}
 	return nil
+}
+
+// over ends the run when the job has ended and its output is written.
+func (r *run) over() {
+	if r.writing == 0 {
+		r.end = r.last
+	}
 }
 
 // output hands on what is new of a frame.
@@ -369,21 +496,32 @@ func (r *run) output(s *session, f api.Frame) error {
 		return nil
 	}
 	r.offsets[f.Task] = end
-	if r.outErr == nil && r.opts.Output != nil {
-		r.outErr = r.opts.Output(f.Task, f.Stream, f.Data[have-f.Offset:])
-	} else if end-r.acked[f.Task] < outputAcked {
-		return nil
+	r.writing++
+	// The frame's own memory is used for the next one.
+	var buf []byte
+	if n := len(r.spare); n > 0 {
+		buf, r.spare = r.spare[n-1], r.spare[:n-1]
 	}
-	if end-r.acked[f.Task] >= outputAcked {
-		r.acked[f.Task] = end
-		if err := s.write(api.Frame{Type: api.FrameOutputAck, Task: f.Task, Offset: end}); err != nil {
-			return err
+	r.writes <- piece{f.Task, f.Stream, append(buf[:0], f.Data[have-f.Offset:]...), end} // it has room
+	return nil
+}
+
+// written notes what became of a piece of output.
+func (r *run) written(s *session, w writing) error {
+	r.writing--
+	r.spare = append(r.spare, w.data)
+	r.over()
+	if w.err == nil || r.outErr != nil {
+		if r.acked == nil {
+			r.acked = map[int]int64{}
 		}
+		if w.end-r.acked[w.task] < outputAcked {
+			return nil
+		}
+		r.acked[w.task] = w.end
+		return s.write(api.Frame{Type: api.FrameOutputAck, Task: w.task, Offset: w.end})
 	}
-	if r.outErr == nil || r.hungUp {
-		return nil
-	}
-	r.hungUp = true
+	r.outErr = w.err
 	sig := syscall.SIGHUP
 	if errors.Is(r.outErr, syscall.EPIPE) {
 		sig = syscall.SIGPIPE

@@ -45,13 +45,14 @@ func agentMain(args []string, stderr io.Writer) error {
 	cgroups := f.String("cgroup", "", "cgroup v2 folder for tasks (default: /sys/fs/cgroup on a machine that muster booted, else none)")
 	initPath := f.String("init", "", "first process of a task's namespaces (default /usr/lib/muster/init, of the userland where there is one)")
 	root := f.String("userland", "", "folder that tasks see as their root, such as a mounted userland.sqfs (default: the userland of the image that muster booted, else this machine's root)")
+	owned := boot.Owned()
+	shares := f.Bool("shares", owned, "mount the shares of the head (default: on a machine that muster booted)")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
 		}
 		return errUsage
 	}
-	owned := boot.Owned()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	if owned {
 		log = boot.NewLog("muster-agent")
@@ -82,12 +83,15 @@ func agentMain(args []string, stderr io.Writer) error {
 	if owned && *root == "" {
 		cfg.Userland = machine.userland(*runDir)
 	}
-	if owned {
+	if *shares {
 		var err error
 		if cfg.Shares, err = nodeShares(*runDir, cfg.Userland, log); err != nil {
 			return err
 		}
+	}
+	if owned {
 		cfg.Containers = shareFuse
+		var err error
 		if cfg.Services, err = imageServices(*runDir, *cgroups, log); err != nil {
 			return err
 		}

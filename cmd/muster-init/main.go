@@ -93,6 +93,9 @@ func inherit() {
 // shim to the program.
 const signalStop = syscall.Signal(63)
 
+// signalPipe stands for SIGPIPE, which also comes when the shim is gone.
+const signalPipe = syscall.Signal(62)
+
 // forward sends signals to the program's process group. A stopped one is continued by those
 // that end it, as shells do it: it could not take them else.
 func forward(c <-chan os.Signal, pid int, stopped *atomic.Bool) {
@@ -105,6 +108,8 @@ func forward(c <-chan os.Signal, pid int, stopped *atomic.Bool) {
 			continue
 		case n == signalStop:
 			n = syscall.SIGSTOP
+		case n == signalPipe:
+			n = syscall.SIGPIPE
 		}
 		syscall.Kill(-pid, n)
 		if stopped.Load() && (n == syscall.SIGTERM || n == syscall.SIGHUP) {

@@ -58,7 +58,8 @@ func prepare(c config) error {
 		dir = c.work
 	}
 	if err := syscall.Chdir(dir); err != nil {
-		return errors.New("entering working directory " + dir + ": " + err.Error())
+		return errors.New("entering working directory " + dir + ": " + err.Error() + wayOut(err, "the folder was removed meanwhile; make it again, or cd to another one",
+			"this user may not enter it; let the user in, or cd to another folder"))
 	}
 	if err := redirect(c); err != nil {
 		return err
@@ -86,7 +87,8 @@ func redirect(c config) error {
 	to := func(file string, fds ...int) error {
 		fd, err := syscall.Open(file, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_APPEND|syscall.O_CLOEXEC|syscall.O_NOCTTY, 0o666)
 		if err != nil {
-			return errors.New("opening " + file + " for output: " + err.Error())
+			return errors.New("opening " + file + " for output: " + err.Error() + wayOut(err, "make its folder first",
+				"this user may not write there; name another file"))
 		}
 		defer syscall.Close(fd)
 		for _, n := range fds {
@@ -108,6 +110,23 @@ func redirect(c config) error {
 		return to(c.stderr, 2)
 	}
 	return nil
+}
+
+// wayOut says what can be done about an error with a path: where it is not there, and where it is somebody else's.
+func wayOut(err error, missing, forbidden string) string {
+	switch err {
+	case syscall.ENOENT, syscall.ENOTDIR:
+		return "; " + missing
+	case syscall.EACCES, syscall.EPERM:
+		return "; " + forbidden
+	case syscall.EISDIR:
+		return "; name a file in it"
+	case syscall.EROFS:
+		return "; the share is for reading only; name a file on another one"
+	case syscall.ENOSPC, syscall.EDQUOT:
+		return "; make room there"
+	}
+	return ""
 }
 
 // setLimits sets what a login would, the soft limits that programs expect and hard

@@ -20,8 +20,14 @@ func report(what string, n int) bool {
 
 // fail reports "error CODE TEXT" and ends.
 func fail(code int, text string) {
-	write("error " + strconv.Itoa(code) + " " + strings.ReplaceAll(text, "\n", " ") + "\n")
+	write("error " + strconv.Itoa(code) + " " + oneLine(text) + "\n")
 	syscall.Exit(code)
+}
+
+// oneLine is text without line ends and what else is no text: names may be any bytes.
+func oneLine(text string) string {
+	quoted := strconv.Quote(text)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
 func write(line string) bool {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,8 @@ type agent struct {
 	dir  string // keeps its key and tasks, and its programs
 	log  string // file with what it says
 	cmd  *exec.Cmd
+	// before is a shell command that runs before the agent, with its mounts; "": none.
+	before string
 }
 
 // newAgent makes a machine that is connected to the head, and does not start its
@@ -117,8 +120,8 @@ func (a *agent) start(args ...string) {
 	// namespace it was mounted in. Of the agent's folder tasks see nothing, so
 	// that of the gates is shown elsewhere.
 	all := []string{
-		"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && mount --bind "$1" "$2" && shift 2 && exec "$@"`,
-		"sh", a.gatesDir(), gatesSeen, filepath.Join(a.dir, "muster-agent"),
+		"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && mount --bind "$1" "$2" && eval "$3" && shift 3 && exec "$@"`,
+		"sh", a.gatesDir(), gatesSeen, cmp.Or(a.before, ":"), filepath.Join(a.dir, "muster-agent"),
 		"agent", "-head", headAddr, "-run", a.dir, "-init", filepath.Join(a.dir, "muster-init"),
 	}
 	a.cmd = a.ns.Command(a.t.Context(), a.t, func(cmd *exec.Cmd) { cmd.Stdout, cmd.Stderr = log, log },

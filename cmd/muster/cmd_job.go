@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -104,7 +106,7 @@ func jobNodes(j api.Job) string {
 
 // jobText is a job's command, or what it waits for.
 func jobText(j api.Job) string {
-	text := orWord(strings.Join(j.Spec.Argv, " "), j.Name)
+	text := orWord(commandText(j.Spec.Argv), j.Name)
 	if j.State == api.JobQueued && j.Reason != "" {
 		return text + " — " + j.Reason
 	}
@@ -132,6 +134,15 @@ func newJobShowCommand(at *headFlag) *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return c
+}
+
+// commandText is a command for people. Bytes that are no text are shown as escapes.
+func commandText(argv []string) string {
+	words := make([]string, len(argv))
+	for i, a := range argv {
+		words[i] = api.DecodeText(a)
+	}
+	return harmless(strings.Join(words, " "))
 }
 
 // completeJobs completes the numbers of jobs.
@@ -180,7 +191,7 @@ func writeJob(w io.Writer, j api.Job) error {
 		{"job", fmt.Sprintf("%d (%s)", j.ID, stateOf(j))},
 		{"reason", j.Reason},
 		{"user", fmt.Sprintf("%s (uid %d)", j.Owner.User, j.Owner.UID)},
-		{"command", strings.Join(j.Spec.Argv, " ")},
+		{"command", commandText(j.Spec.Argv)},
 		{"cannot move", j.Fixed},
 		{"asks for", asked(j.Spec)},
 		{"output", outputOf(j)},
@@ -195,7 +206,7 @@ func writeJob(w io.Writer, j api.Job) error {
 		if r[1] == "" {
 			continue
 		}
-		if _, err := fmt.Fprintf(w, "%-12s %s\n", r[0], r[1]); err != nil {
+		if _, err := fmt.Fprintf(w, "%-12s %s\n", r[0], harmless(r[1])); err != nil {
 			return err
 		}
 	}
@@ -263,7 +274,11 @@ func newJobCancelCommand(at *headFlag) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "job %d is %s\n", id, orWord(j.Reason, string(j.State)))
+				if j.State.Ended() {
+					fmt.Fprintf(cmd.OutOrStdout(), "job %d is %s\n", id, orWord(harmless(j.Reason), string(j.State)))
+				} else {
+					fmt.Fprintf(cmd.OutOrStdout(), "job %d gets TERM now, and KILL in 5 s if it does not end\n", id)
+				}
 			}
 			return nil
 		}),
@@ -296,7 +311,7 @@ muster job logs -f.`,
 			defer stop()
 			out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
 			j, err := call.client.Attach(ctx, id, client.RunOptions{
-				Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) },
+				Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", harmless(text)) },
 				Output: func(_ int, stream api.Stream, data []byte) error {
 					w := out
 					if stream == api.Stderr {
@@ -306,6 +321,10 @@ muster job logs -f.`,
 					return err
 				},
 			})
+			if errors.Is(err, client.ErrInterrupted) {
+				fmt.Fprintf(errOut, "muster: %v\n", err)
+				return exitStatus(128 + int(syscall.SIGINT))
+			}
 			if err != nil {
 				return err
 			}

@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"muster/api"
 	"muster/api/client"
@@ -75,7 +76,11 @@ logs.`,
 				if errors.As(err, &usage) {
 					return err
 				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "muster: error: %v\n", err)
+				if errors.Is(err, client.ErrInterrupted) {
+					fmt.Fprintf(cmd.ErrOrStderr(), "muster: %v\n", err)
+					return exitStatus(128 + int(syscall.SIGINT))
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "muster: error: %s\n", harmless(err.Error()))
 				return exitStatus(exitMuster)
 			}
 			if status != 0 {
@@ -118,6 +123,11 @@ highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
 // runJob submits a job and stays with it to its end. It returns the exit
 // status of the job.
 func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, error) {
+	for _, name := range []string{"output", "error"} {
+		if l := cmd.Flags().Lookup(name); l.Changed && l.Value.String() == "" {
+			return 0, usagef("-%s is given no name of a file", l.Shorthand)
+		}
+	}
 	spec, err := f.spec(args)
 	if err != nil {
 		return 0, err
@@ -140,26 +150,30 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	signal.Ignore(syscall.SIGPIPE)
 	defer signal.Reset(syscall.SIGPIPE)
 
-	for i := range spec.Files {
-		if err := sendFile(ctx, call.client, f.send[i], &spec.Files[i]); err != nil {
-			return 0, err
-		}
+	if err := untilSignal(ctx, signals.passed, func(ctx context.Context) error {
+		inShare(ctx, call.client, &spec)
+		return sendFiles(ctx, call.client, f.send, spec.Files)
+	}); err != nil {
+		return 0, err
 	}
 	if f.detach {
-		j, err := call.client.Submit(ctx, spec)
-		if err != nil {
+		var j api.Job
+		if err := untilSignal(ctx, signals.passed, func(ctx context.Context) (err error) {
+			j, err = call.client.Submit(ctx, spec)
+			return err
+		}); err != nil {
 			return 0, err
 		}
 		return 0, sayDetached(cmd, j)
 	}
 	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
-	run := client.RunOptions{Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", text) }}
+	run := client.RunOptions{Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", harmless(text)) }}
 	waits := &waitNotice{say: run.Notice}
 	defer waits.stop()
 	run.Changed = waits.changed
 	wrote := func() {}
 	if spec.Stdin {
-		run.Stdin = cmd.InOrStdin()
+		run.Stdin = inForeground(cmd.InOrStdin())
 	}
 	if f.tty {
 		screen := openScreen(cmd.InOrStdin(), cmd.OutOrStdout())
@@ -182,15 +196,16 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		wrote()
 		return err
 	}
+	flush := func() {}
 	if f.prefix {
 		p := newPrefixer(out, errOut, spec.Tasks)
-		run.Output = p.write
-		defer p.flush()
+		run.Output, flush = p.write, p.flush
 	}
 	j, err := call.client.Run(ctx, spec, run)
 	if err != nil {
-		return 0, err
+		return 0, err // output may still be being written
 	}
+	flush()
 	return fetchBack(cmd, call.client, j, jobStatus(errOut, j))
 }
 
@@ -208,8 +223,11 @@ func sayDetached(cmd *cobra.Command, j api.Job) error {
 func jobStatus(w io.Writer, j api.Job) int {
 	for _, t := range j.Tasks {
 		if t.Error != "" {
-			fmt.Fprintf(w, "muster: task %d on %s: %s\n", t.Index, orWord(t.Node, "no node"), t.Error)
+			fmt.Fprintf(w, "muster: task %d on %s: %s\n", t.Index, orWord(t.Node, "no node"), harmless(t.Error))
 		}
+	}
+	if j.State == api.JobCanceled && j.Reason != "" {
+		fmt.Fprintf(w, "muster: job %d: %s\n", j.ID, harmless(j.Reason))
 	}
 	switch {
 	case j.ExitCode != 0:
@@ -217,7 +235,9 @@ func jobStatus(w io.Writer, j api.Job) int {
 	case j.State == api.JobFinished:
 		return 0
 	}
-	fmt.Fprintf(w, "muster: job %d %s: %s\n", j.ID, j.State, orWord(j.Reason, "no reason is known"))
+	if j.State != api.JobCanceled {
+		fmt.Fprintf(w, "muster: job %d %s: %s\n", j.ID, j.State, orWord(harmless(j.Reason), "no reason is known"))
+	}
 	return exitMuster
 }
 
@@ -282,18 +302,23 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 // places fills in the working directory and the files for output.
 func (f runFlags) places(spec *api.JobSpec) error {
 	dir, err := workingDir()
-	if err != nil {
+	switch {
+	case err != nil && !spec.Private:
 		return err
+	case err == nil:
+		spec.Dir = api.EncodeText(dir)
 	}
-	spec.Dir = api.EncodeText(dir)
 	const write, search = 2, 1
-	spec.AutoOutput = f.detach && f.output == "" && syscall.Access(dir, write|search) == nil
+	spec.AutoOutput = dir != "" && f.detach && f.output == "" && syscall.Access(dir, write|search) == nil
 	for _, p := range []struct {
 		flag, file string
 		to         *string
 	}{{"-o", f.output, &spec.Output}, {"-e", f.errors, &spec.Errors}} {
 		if p.file == "" {
 			continue
+		}
+		if strings.HasSuffix(p.file, "/") {
+			return usagef("%s %s: it is a folder; name a file in it", p.flag, p.file)
 		}
 		if spec.Private && !filepath.IsAbs(p.file) {
 			return usagef("%s %s: the command works in a private folder that ends with it; name a file on a share from / on", p.flag, p.file)
@@ -310,10 +335,41 @@ func (f runFlags) places(spec *api.JobSpec) error {
 // is right: a share may be reached by a link.
 func workingDir() (string, error) {
 	dir, err := os.Getwd()
+	if errors.Is(err, fs.ErrPermission) {
+		dir, err = unix.Getwd() // whoever may not enter it may be in it
+	}
 	if err != nil {
-		return "", fmt.Errorf("finding the working directory: %w", cause(err))
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", errors.New("this folder was removed: the command would not find it; cd to another one, or do without: --private")
+		}
+		return "", fmt.Errorf("finding the working directory: %w; cd to another one, or do without: --private", cause(err))
 	}
 	return filepath.Clean(dir), nil
+}
+
+// inShare names the working directory, and the files for output in it, by their way without links where only
+// that leads into a share.
+func inShare(ctx context.Context, c *client.Client, spec *api.JobSpec) {
+	dir := api.DecodeText(spec.Dir)
+	real, err := filepath.EvalSymlinks(dir)
+	if spec.Private || dir == "" || err != nil || real == dir {
+		return
+	}
+	list, err := c.Shares(ctx)
+	if err != nil {
+		return // submitting will say why
+	}
+	within := func(at string) bool {
+		return slices.ContainsFunc(list.Items, func(s api.Share) bool { return at == s.Path || strings.HasPrefix(at, s.Path+"/") })
+	}
+	if within(dir) || !within(real) {
+		return
+	}
+	for _, p := range []*string{&spec.Dir, &spec.Output, &spec.Errors} {
+		if rest, ok := strings.CutPrefix(api.DecodeText(*p), dir); *p != "" && ok && (rest == "" || rest[0] == '/') {
+			*p = api.EncodeText(real + rest)
+		}
+	}
 }
 
 // timeError says what to use in place of Slurm's time limit.
@@ -346,6 +402,16 @@ func parseMemory(s string) (int64, error) {
 	return 0, usagef("--mem %s: write memory as 512M or 2G", s)
 }
 
+// sendFiles uploads the files of a job.
+func sendFiles(ctx context.Context, c *client.Client, names []string, files []api.SentFile) error {
+	for i := range files {
+		if err := sendFile(ctx, c, names[i], &files[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // sendFile uploads the file name unless the head has its content, and fills
 // in what the job must know of it.
 func sendFile(ctx context.Context, c *client.Client, name string, file *api.SentFile) error {
@@ -364,7 +430,7 @@ func sendFile(ctx context.Context, c *client.Client, name string, file *api.Sent
 		return usagef("--send %s: it is no regular file", name)
 	}
 	h := sha256.New()
-	if file.Size, err = io.Copy(h, f); err != nil {
+	if file.Size, err = io.Copy(h, readerUntil{ctx, f}); err != nil {
 		return fmt.Errorf("sending %s: %w", name, cause(err))
 	}
 	file.SHA256 = hex.EncodeToString(h.Sum(nil))

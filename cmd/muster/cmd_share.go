@@ -45,11 +45,13 @@ approved nodes only, with nfs-kernel-server or nfs-ganesha, whichever it has.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "%s is mounted at %s by %s\n", s.Source, s.Path, countText(len(s.Mounts), "node"))
+			if s.Driver != api.ShareExternal || s.Reason == "" {
+				fmt.Fprintf(out, "%s is mounted at %s by %s\n", s.Source, s.Path, countText(len(s.Mounts), "node"))
+			} else {
+				fmt.Fprintf(out, "%s will be mounted at %s by %s as soon as its server serves: %s\n", s.Source, s.Path, countText(len(s.Mounts), "node"), harmless(s.Reason))
+			}
 			if s.Driver != api.ShareExternal {
 				writeServed(out, s, req)
-			} else if s.Reason != "" {
-				fmt.Fprintf(out, "its server does not serve yet: %s\n", s.Reason)
 			}
 			if len(s.Allow) > 0 {
 				fmt.Fprintf(out, "the server has to let in: %s\n", strings.Join(s.Allow, " "))

@@ -65,7 +65,11 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) { // by Ctrl-C or TERM
 		text = strings.ReplaceAll(text, context.Canceled.Error(), "interrupted")
 	}
-	fmt.Fprintf(stderr, "muster: error: %s\n", text)
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = harmless(lines[i])
+	}
+	fmt.Fprintf(stderr, "muster: error: %s\n", strings.Join(lines, "\n"))
 	var usage usageError
 	if errors.As(err, &usage) || api.CodeOf(err) == api.CodeInvalid {
 		return exitUsage

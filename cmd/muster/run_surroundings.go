@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -60,6 +62,38 @@ func ownLimits() []api.Limit {
 		}
 	}
 	return out
+}
+
+// untilSignal does what comes before there is a job, and gives it up when a signal comes.
+func untilSignal(ctx context.Context, signals <-chan os.Signal, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- do(ctx) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case sig := <-signals:
+			if sig != client.NoSignal && sig != syscall.SIGTSTP && sig != syscall.SIGCONT {
+				return fmt.Errorf("%w before there was a job", client.ErrInterrupted)
+			}
+		}
+	}
+}
+
+// readerUntil ends with a context.
+type readerUntil struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read implements io.Reader.
+func (r readerUntil) Read(b []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(b)
 }
 
 // passSignals returns what the job shall get of the signals that this process gets, until ctx is done

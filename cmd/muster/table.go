@@ -28,6 +28,11 @@ const maxColumn = 40
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
 func (t *table) write(w io.Writer) error {
+	for _, row := range t.rows {
+		for i := range row {
+			row[i] = harmless(row[i])
+		}
+	}
 	widths := make([]int, len(t.head))
 	for _, row := range append([][]string{t.head}, t.rows...) {
 		for i, c := range row {

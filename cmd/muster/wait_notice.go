@@ -12,14 +12,16 @@ import (
 // waitNoticeAfter is how long a job may be queued before muster run says why.
 const waitNoticeAfter = 3 * time.Second
 
-// waitNotice says once why a job is queued, if it still is after a moment.
+// waitNotice says once why a job is queued, and once that it waits for the head's disk, if it still does after a moment.
 type waitNotice struct {
 	say func(text string) // called from a goroutine of its own
 
 	mu    sync.Mutex
 	text  string
 	timer *time.Timer
-	told  bool
+	what  api.JobState // what text is about
+	told  map[api.JobState]bool
+	over  bool
 }
 
 // changed takes a new state of the job.
@@ -27,13 +29,17 @@ func (n *waitNotice) changed(j api.Job) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.text = ""
-	if j.State == api.JobQueued && j.Reason != "" {
+	switch {
+	case j.State == api.JobQueued && j.Reason != "":
 		n.text = fmt.Sprintf("job %d is queued: %s", j.ID, strings.TrimPrefix(j.Reason, "waits: "))
+	case j.State == api.JobRunning && strings.HasPrefix(j.Reason, "waits for room"):
+		n.text = fmt.Sprintf("job %d %s", j.ID, j.Reason)
 	}
 	if j.State == api.JobRunning && strings.HasPrefix(j.Reason, "its input waits") {
 		n.text = fmt.Sprintf("job %d: %s", j.ID, j.Reason)
 	}
-	if n.text != "" && n.timer == nil && !n.told {
+	n.what = j.State
+	if n.text != "" && n.timer == nil && !n.over && !n.told[n.what] {
 		n.timer = time.AfterFunc(waitNoticeAfter, n.tell)
 	}
 }
@@ -42,8 +48,11 @@ func (n *waitNotice) tell() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.timer = nil
-	if n.text != "" && !n.told {
-		n.told = true
+	if n.text != "" && !n.over && !n.told[n.what] {
+		if n.told == nil {
+			n.told = map[api.JobState]bool{}
+		}
+		n.told[n.what] = true
 		n.say(n.text)
 	}
 }
@@ -52,7 +61,7 @@ func (n *waitNotice) tell() {
 func (n *waitNotice) stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.told = true
+	n.over = true
 	if n.timer != nil {
 		n.timer.Stop()
 	}

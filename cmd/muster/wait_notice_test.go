@@ -35,6 +35,12 @@ func TestWaitNotice(t *testing.T) {
 		"its input waits": {func(n *waitNotice) {
 			n.changed(api.Job{ID: 7, State: api.JobRunning, Reason: "its input waits until every task has started"})
 		}, []string{"job 7: its input waits until every task has started"}},
+		"no room": {func(n *waitNotice) {
+			n.changed(queued("waits: n1 full"))
+			time.Sleep(waitNoticeAfter + time.Second)
+			n.changed(running)
+			n.changed(api.Job{ID: 7, State: api.JobRunning, Reason: "waits for room on the head's disk: x"})
+		}, []string{"job 7 is queued: n1 full", "job 7 waits for room on the head's disk: x"}},
 		"stopped": {func(n *waitNotice) { n.changed(queued("waits: n1 full")); n.stop() }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,6 +15,9 @@ import (
 // cannot catch that one.
 const signalStop = unix.Signal(63)
 
+// signalPipe stands for SIGPIPE, which init gets by itself when the shim is gone.
+const signalPipe = unix.Signal(62)
+
 // initConfig writes the orders for the in-namespace init, as
 // cmd/muster-init/config.go reads them.
 func initConfig(t api.TaskStart, v View, work string, env, tmpfs []string) ([]byte, error) {

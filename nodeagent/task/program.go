@@ -37,8 +37,11 @@ func (s *shim) signal(sig unix.Signal) {
 
 // toInit translates what init itself could not receive.
 func toInit(sig unix.Signal) unix.Signal {
-	if sig == unix.SIGSTOP {
+	switch sig {
+	case unix.SIGSTOP:
 		return signalStop
+	case unix.SIGPIPE:
+		return signalPipe
 	}
 	return sig
 }
