@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -354,6 +355,7 @@ type demoJob struct {
 	shown, stdin string
 	args         []string
 	status       int
+	file         string // what it left behind, which is shown
 }
 
 // hasUserland says whether the image in a folder has a userland.
@@ -383,16 +385,29 @@ func (d *demo) runJobs(ctx context.Context) error {
 		return err
 	}
 	jobs := []demoJob{
-		{"muster run hostname", "", []string{"hostname"}, 0},
-		{"muster run -n 2 --spread -- uname -n -r -m", "", []string{"-n", "2", "--spread", "--", "uname", "-n", "-r", "-m"}, 0},
-		{`printf 'b\na\n' | muster run sort`, "b\na\n", []string{"sort"}, 0},
-		{"muster run python3 -c 'print(6*7)'", "", []string{"python3", "-c", "print(6*7)"}, 0},
-		{"muster run sh -c 'exit 7'; echo $?", "", []string{"sh", "-c", "exit 7"}, 7},
+		{"muster run hostname", "", []string{"hostname"}, 0, ""},
+		{"muster run -n 2 --spread -- uname -n -r -m", "", []string{"-n", "2", "--spread", "--", "uname", "-n", "-r", "-m"}, 0, ""},
+		{`printf 'b\na\n' | muster run sort`, "b\na\n", []string{"sort"}, 0, ""},
+		{"muster run python3 -c 'print(6*7)'", "", []string{"python3", "-c", "print(6*7)"}, 0, ""},
+		{"muster run sh -c 'exit 7'; echo $?", "", []string{"sh", "-c", "exit 7"}, 7, ""},
 		{
 			"muster run --send ./bin/demo-prime -- ./bin/demo-prime 2000000", "",
 			[]string{"--send", "./bin/demo-prime", "--", "./bin/demo-prime", "2000000"},
-			0,
+			0, "",
 		},
+		{
+			"muster run -n 8 --prefix sh -c 'echo task $MUSTER_TASK of $MUSTER_TASKS'", "",
+			[]string{"-n", "8", "--prefix", "sh", "-c", "echo task $MUSTER_TASK of $MUSTER_TASKS"},
+			0, "",
+		},
+		{
+			"muster run --send in.dat --fetch out.dat -- sh -c 'sort in.dat >out.dat'; cat out.dat", "",
+			[]string{"--send", "in.dat", "--fetch", "out.dat", "--", "sh", "-c", "sort in.dat >out.dat"},
+			0, "out.dat",
+		},
+	}
+	if err := os.WriteFile(filepath.Join(d.opts.Dir, "in.dat"), []byte("pear\napple\n"), 0o644); err != nil {
+		return err
 	}
 	if !hasUserland(d.opts.Image) {
 		jobs = slices.DeleteFunc(jobs, func(j demoJob) bool { return j.args[0] == "python3" })
@@ -408,12 +423,43 @@ func (d *demo) runJobs(ctx context.Context) error {
 		default:
 			return fmt.Errorf("%s: %w, want exit status %d", j.shown, err, j.status)
 		}
+		if j.file != "" {
+			text, err := os.ReadFile(filepath.Join(d.opts.Dir, j.file))
+			if err != nil {
+				return fmt.Errorf("%s: %w", j.shown, err)
+			}
+			d.say("%s", bytes.TrimSpace(text))
+		}
 	}
-	return nil
+	return d.runDetached(ctx)
+}
+
+// runDetached starts a job that goes on alone and looks at its output.
+func (d *demo) runDetached(ctx context.Context) error {
+	d.say("$ muster run -d --name count -- sh -c 'for i in 1 2 3; do echo $i; sleep 1; done'")
+	var number bytes.Buffer
+	cmd := d.command(ctx, "", "run", "-d", "--name", "count", "--", "sh", "-c", "for i in 1 2 3; do echo $i; sleep 1; done")
+	cmd.Stdout = &number
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("starting a job with -d: %w", err)
+	}
+	job := strings.TrimSpace(number.String())
+	d.say("%s\n$ muster job logs -f %s", job, job)
+	return d.muster(ctx, "", "job", "logs", "-f", job)
 }
 
 // muster runs this program as a user of the demo's cluster would.
 func (d *demo) muster(ctx context.Context, stdin string, args ...string) error {
+	err := d.command(ctx, stdin, args...).Run()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// command is a call of this program, whose output is the demo's. Jobs are those of a user where the
+// demo knows one.
+func (d *demo) command(ctx context.Context, stdin string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, d.self, args...)
 	cmd.Env = append(os.Environ(), "MUSTER_HEAD="+d.socket)
 	cmd.Dir = d.opts.Dir
@@ -422,11 +468,7 @@ func (d *demo) muster(ctx context.Context, stdin string, args ...string) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: u.credential()}
 		cmd.Env = append(cmd.Env, "HOME="+u.Home, "USER="+u.Name, "LOGNAME="+u.Name)
 	}
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
+	return cmd
 }
 
 // finish says what was seen and how to go on, and on a terminal waits.
