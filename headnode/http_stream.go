@@ -170,7 +170,7 @@ func (st *runStream) read(conn net.Conn, in *bufio.Reader) error {
 		now := time.Now()
 		conn.SetReadDeadline(now.Add(streamSilence))
 		conn.SetWriteDeadline(now.Add(streamWrite))
-		if _, err := in.Peek(1); err != nil && st.asleep.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		if _, err := in.Peek(1); err != nil && (st.asleep.Load() || st.js.stopped(st.job.id)) && errors.Is(err, os.ErrDeadlineExceeded) {
 			st.js.Heard(st.job.id)
 			continue
 		}
@@ -204,6 +204,22 @@ func (st *runStream) read(conn net.Conn, in *bufio.Reader) error {
 			return fmt.Errorf("frame of type %d is not for a head", f.Type)
 		}
 	}
+}
+
+// stopped tells whether every task of a job that runs is stopped, as its client then is too where they share a terminal.
+func (js *jobs) stopped(id uint64) bool {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	j := js.jobs[id]
+	if j == nil {
+		return false
+	}
+	for i := range j.tasks {
+		if t := &j.tasks[i]; t.phase != phaseEnded && t.detail != api.DetailStopped {
+			return false
+		}
+	}
+	return true
 }
 
 // signalAsync sends a signal that a client passed on, without an answer.
