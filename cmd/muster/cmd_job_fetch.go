@@ -22,10 +22,10 @@ func newJobFetchCommand(at *headFlag) *cobra.Command {
 	return &cobra.Command{
 		Use:   "fetch JOB [FILE...]",
 		Short: "Bring back the files that a job was started with --fetch for",
-		Long: `Bring back the files that a job was started with --fetch for, all or those that are
-named, into this folder under their own relative paths. Files of several tasks get
-the task's number behind their name, where that is not in it. The head keeps them until
-newer jobs need the room.`,
+		Long: `Bring back the files that a job was started with --fetch for, all or those that
+are named, into this folder under their own relative paths. Files of several
+tasks get the task's number behind their name, where that is not in it. The head
+keeps them until newer jobs need the room.`,
 		Example: "  muster job fetch 17\n  muster job fetch 17 out.dat",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
