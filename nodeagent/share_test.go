@@ -93,7 +93,7 @@ func TestTaskInShare(t *testing.T) {
 		s := inHome(51, "true")
 		s.Output = "/home/log"
 		got := n.outcome(n.begin(s))
-		if got.Code != 126 || got.Error != "opening /home/log for output: permission denied" {
+		if got.Code != 126 || got.Error != "opening /home/log for output: permission denied; this user may not write there; name another file" {
 			t.Errorf("%+v", got)
 		}
 	})
