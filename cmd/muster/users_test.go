@@ -180,7 +180,7 @@ func TestUsers(t *testing.T) {
 			{
 				[]string{"--all", "no-such-program"},
 				"",
-				"muster: n[1-2]: no-such-program: command not found on this node\n", 127,
+				"muster: n[1-2]: no-such-program: command not found on this node; add the Debian package that has it under packages: in the image definition, send the program along (--send FILE), or put it on a share\n", 127,
 			},
 		} {
 			r := c.muster("", append([]string{"exec"}, step.args...)...)
