@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -102,8 +101,7 @@ func execEverywhere(cmd *cobra.Command, at *headFlag, f execFlags, args []string
 	defer cancel()
 	signals, stop := passSignals(ctx, false)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE)
-	defer signal.Reset(syscall.SIGPIPE)
+	defer catchPipe()()
 
 	j, err := call.client.Submit(ctx, spec)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -147,8 +146,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 	defer stop()
 	// A reader of our output that goes away, as head -1 does, is an error of
 	// the write, which the job gets as SIGPIPE, and not our own end.
-	signal.Ignore(syscall.SIGPIPE)
-	defer signal.Reset(syscall.SIGPIPE)
+	defer catchPipe()()
 
 	if err := untilSignal(ctx, signals.passed, func(ctx context.Context) error {
 		inShare(ctx, call.client, &spec)

@@ -125,3 +125,12 @@ func passSignals(ctx context.Context, terminal bool) (s *signals, stop func()) {
 	}()
 	return &signals{got, passed}, func() { signal.Stop(got) }
 }
+
+// catchPipe has writes to a reader that is gone fail, in place of an end of this process, until the
+// function that it returns is called. Go would go on ignoring the signal after signal.Ignore and
+// signal.Reset, and programs that are started then do too.
+func catchPipe() (stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGPIPE)
+	return func() { signal.Stop(c) }
+}
