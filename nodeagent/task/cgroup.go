@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,13 @@ import (
 // cgroups makes the groups of tasks: ROOT/muster-jobs/JOB/INDEX-EPOCH. An
 // empty root means that there are none: tasks are then ended by their pid
 // namespace alone.
-type cgroups struct{ root string }
+//
+// Tasks of one job come and go at once: changing is held by who makes or removes groups, so that that
+// of a job does not go between its making and that of a task in it.
+type cgroups struct {
+	root     string
+	changing *sync.Mutex
+}
 
 func newCgroups(root string) (cgroups, error) {
 	if root == "" {
@@ -41,7 +48,7 @@ func newCgroups(root string) (cgroups, error) {
 	if total := memTotal(); total > 0 {
 		writeLimit(jobs, "memory.max", tasksMemory(total))
 	}
-	return cgroups{jobs}, nil
+	return cgroups{jobs, new(sync.Mutex)}, nil
 }
 
 func makeGroup(dir string) error {
@@ -70,6 +77,8 @@ func (c cgroups) make(t api.TaskStart) (string, error) {
 	if c.root == "" {
 		return "", nil
 	}
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	job := filepath.Join(c.root, strconv.FormatUint(t.Job, 10))
 	if err := makeGroup(job); err != nil {
 		return "", err
@@ -156,6 +165,8 @@ func (c cgroups) remove(dir string) {
 	if c.root == "" || dir == "" {
 		return
 	}
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	os.Remove(dir)
 	os.Remove(filepath.Dir(dir))
 }
