@@ -426,7 +426,9 @@ func TestPackagesOnAnImage(t *testing.T) {
 
 // A lock that lacks the image that packages lie on, as one that was edited may, is made again.
 func TestLockWithoutItsImage(t *testing.T) {
-	dir := writeLayout(t, func(p layout.Path) error { return p.AppendImage(imageFor(t, "amd64", layerOf(t, [2]string{"bin/sh", "shell"}))) })
+	dir := writeLayout(t, func(p layout.Path) error {
+		return p.AppendImage(imageFor(t, "amd64", layerOf(t, [2]string{"bin/sh", "shell"})))
+	})
 	cfg := testConfig(t, userlandArchive(t), onlyOCI(dir)+"  - packages: [tool]\n")
 	want := mustBuild(t, cfg)
 	cfg.LockFile = filepath.Join(cfg.Out, "lock.json")

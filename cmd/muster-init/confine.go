@@ -66,7 +66,8 @@ func filter(containers bool) []instruction {
 		// The same number means another call there.
 		{bpfReturn, 0, 0, seccompKill},
 		{bpfLoad, 0, 0, offsetNumber},
-		{bpfJumpAtOnce, 0, 1, newestCall + 1}, ret(syscall.ENOSYS),
+		{bpfJumpAtOnce, 0, 1, newestCall + 1},
+		ret(syscall.ENOSYS),
 	}
 	list := always
 	if !containers {

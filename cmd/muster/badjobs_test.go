@@ -261,7 +261,7 @@ func TestBadJobs(t *testing.T) {
 			if tc.said == nil && r.stderr != "" {
 				t.Errorf("it said %q, want nothing", r.stderr)
 			}
-			if strings.ContainsAny(r.stdout+r.stderr, "\x1b\xff") {
+			if said := r.stdout + r.stderr; strings.Contains(said, "\x1b") || strings.Contains(said, "\xff") {
 				t.Errorf("what is no text came to the terminal: %q %q", r.stdout, r.stderr)
 			}
 		})

@@ -153,10 +153,14 @@ func TestVMCommands(t *testing.T) {
 printf '#!/bin/sh\nread x <"$1"; echo "$x $(id -u) $PWD $LEVEL"; exit 3\n' >prog; chmod +x prog
 echo content >data.txt; LEVEL=high muster run ./prog data.txt`, "content 1000 " + s.dir + " high\n", 3},
 		{"input and output", s.dir, `printf 'b\na\n' | muster run sort | cat`, "a\nb\n", 0},
-		{"terminal", s.dir, `sleep 5 | script -qec "stty rows 33 cols 77; muster run -t python3 -c 'import os; print(os.isatty(0), os.get_terminal_size(), os.getuid())'" /dev/null | tr -d '\r'`,
-			"True os.terminal_size(columns=77, lines=33) 1000\n", 0},
-		{"tasks", s.dir, `muster run -n 8 --prefix sh -c 'echo $MUSTER_TASK of $MUSTER_TASKS' | sort`,
-			"0: 0 of 8\n1: 1 of 8\n2: 2 of 8\n3: 3 of 8\n4: 4 of 8\n5: 5 of 8\n6: 6 of 8\n7: 7 of 8\n", 0},
+		{
+			"terminal", s.dir, `sleep 5 | script -qec "stty rows 33 cols 77; muster run -t python3 -c 'import os; print(os.isatty(0), os.get_terminal_size(), os.getuid())'" /dev/null | tr -d '\r'`,
+			"True os.terminal_size(columns=77, lines=33) 1000\n", 0,
+		},
+		{
+			"tasks", s.dir, `muster run -n 8 --prefix sh -c 'echo $MUSTER_TASK of $MUSTER_TASKS' | sort`,
+			"0: 0 of 8\n1: 1 of 8\n2: 2 of 8\n3: 3 of 8\n4: 4 of 8\n5: 5 of 8\n6: 6 of 8\n7: 7 of 8\n", 0,
+		},
 		{"in the background", s.dir, `
 printf '#!/bin/sh\nfor i in 1 2 3; do echo $i; sleep 1; done\n' >long; chmod +x long
 id=$(muster run -d -o sim.log ./long | tr -dc '0-9 ' | awk '{print $1}')
