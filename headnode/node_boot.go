@@ -38,7 +38,9 @@ func (n *Nodes) BootSeen(ev api.BootEvent) {
 	if detail := cleanText(ev.Detail); detail != "" {
 		m.stage += " " + detail
 	}
-	if ev.IP != "" {
+	// Any program on a node may fetch a boot script under another node's name, from its own node's address. A
+	// node's address, by which it has its shares, is that of its connection.
+	if ev.IP != "" && !m.isNode() {
 		m.ip = ev.IP
 	}
 	switch m.State {

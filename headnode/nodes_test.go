@@ -414,8 +414,12 @@ func TestBootSeen(t *testing.T) {
 		see(mac1, api.StageDHCP, "os")
 		w.wantState("n1", api.NodeReady) // it renewed its address
 		time.Sleep(500 * time.Millisecond)
-		see(mac1, api.StageDHCP, "uefi")
+		ip := w.find("n1").IP
+		w.nodes.BootSeen(api.BootEvent{MAC: mac1, Stage: api.StageDHCP, Client: "uefi", IP: "10.77.0.66"})
 		w.wantState("n1", api.NodeBooting)
+		if got := w.find("n1").IP; got != ip { // anybody may have said so, and shares are served to addresses
+			t.Errorf("a boot event moved node n1 from %q to %q", ip, got)
+		}
 		if s := w.nodes.Snapshot(); s[0].Ready || s[0].Reason != "booting" {
 			t.Errorf("Snapshot() = %+v, want booting", s)
 		}

@@ -19,6 +19,8 @@ const (
 	portServer = 67
 	portClient = 68
 	portProxy  = 4011
+
+	firstUserPort = 1024 // which programs of ordinary users may have (Linux: ip_unprivileged_port_start)
 )
 
 // datagram is a message that came in. Its bytes belong to the reader's

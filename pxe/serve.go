@@ -35,12 +35,24 @@ func (s *Server) receive(f *iface, p *port, d datagram) {
 		s.log.Debug("message dropped", "if", f.Name, "from", d.from, "err", err)
 		return
 	}
-	if !s.limit.allow(r.Key()) {
+	// What anybody may have sent takes nothing from the machine that it names: no address, and no
+	// room among its messages.
+	system, limit := fromSystem(p, d), s.limit
+	switch {
+	case !system && p.num != portProxy:
+		s.log.Debug("message dropped: it comes from a port that any program may use", "if", f.Name, "from", d.from, "mac", r.Key())
+		return
+	case !system:
+		limit = s.limitAny
+	}
+	if !limit.allow(r.Key()) {
 		s.log.Debug("message dropped: too many of this machine", "if", f.Name, "mac", r.Key())
 		return
 	}
 	r.OwnsLAN = f.Mode == ModeFull
-	s.notice(f, r)
+	if system {
+		s.notice(f, r)
+	}
 	q := query{Request: r, in: f, port: p, from: d.from, to: d.to, peer: d.peer}
 	if !r.Boots() || r.Type == dhcpv4.MessageTypeRelease || r.Type == dhcpv4.MessageTypeDecline {
 		s.serve(q, Boot{})
@@ -51,6 +63,14 @@ func (s *Server) receive(f *iface, p *port, d datagram) {
 	default:
 		s.log.Debug("message dropped: too many machines wait for a decision", "mac", r.Key())
 	}
+}
+
+// fromSystem tells whether what runs a machine or a relay has sent a datagram, and not a program of
+// a user there, who could name any machine in it. DHCP clients ask from port 68 and relays from 67
+// (RFC 2131 4.1; relays that choose another by RFC 8357 are not served), and below 1024 only root of a computer sends.
+// At port 4011 OVMF asks from 4011 and iPXE from 68.
+func fromSystem(p *port, d datagram) bool {
+	return p.udp == nil || d.from.Port() < firstUserPort
 }
 
 // notice remembers what a message says in passing.

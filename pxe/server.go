@@ -84,16 +84,18 @@ const (
 
 // Server answers machines that boot from the network.
 type Server struct {
-	cfg    Config
-	log    *slog.Logger
-	watch  *watch
-	book   *Book
-	limit  *limiter
-	warn   *throttle
-	people *people
-	ifaces []*iface
-	work   chan query
-	now    func() time.Time
+	cfg   Config
+	log   *slog.Logger
+	watch *watch
+	book  *Book
+	limit *limiter
+	// limitAny is for messages that anybody may have sent in the name of a machine.
+	limitAny *limiter
+	warn     *throttle
+	people   *people
+	ifaces   []*iface
+	work     chan query
+	now      func() time.Time
 }
 
 // iface is an interface that is served.
@@ -126,11 +128,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, now: time.Now,
-		watch:  newWatch(cfg.Observer, time.Now),
-		limit:  newLimiter(time.Now),
-		warn:   newThrottle(time.Now),
-		people: newPeople(),
-		work:   make(chan query, waiting),
+		watch:    newWatch(cfg.Observer, time.Now),
+		limit:    newLimiter(time.Now),
+		limitAny: newLimiter(time.Now),
+		warn:     newThrottle(time.Now),
+		people:   newPeople(),
+		work:     make(chan query, waiting),
 	}
 	longest := DefaultLease
 	for _, in := range cfg.Interfaces {
