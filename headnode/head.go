@@ -148,7 +148,7 @@ func (h *Head) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	h.Nodes.mountsOf = h.Shares.mountsOf
+	h.Nodes.mountsOf, h.Nodes.located = h.Shares.mountsOf, h.Shares.located
 	h.userlands = newUserlandOffers(h.Images, nil)
 	h.Nodes.userlandOf = h.userlands.of
 	h.jobs, err = newJobs(jobsConfig{

@@ -157,6 +157,15 @@ func (e *testPeer) session(ctx context.Context, p *port, joins *atomic.Int64) {
 	if err != nil {
 		return
 	}
+	var config atomic.Uint64
+	if _, err := c.Subscribe(api.SubjectNode+e.key+"."+api.VerbConfig, func(m *nats.Msg) {
+		var cfg api.NodeConfig
+		if json.Unmarshal(m.Data, &cfg) == nil && m.Respond([]byte("{}")) == nil {
+			config.Store(cfg.Version)
+		}
+	}); err != nil {
+		return
+	}
 	r, err := e.join(c)
 	if err != nil || r.Reconnect {
 		return
@@ -164,7 +173,7 @@ func (e *testPeer) session(ctx context.Context, p *port, joins *atomic.Int64) {
 	joins.Add(1)
 	for {
 		if r.State == api.JoinApproved {
-			hb, _ := json.Marshal(api.Heartbeat{BootID: e.boot})
+			hb, _ := json.Marshal(api.Heartbeat{BootID: e.boot, ConfigVersion: config.Load()})
 			if err := c.Publish(api.SubjectHB+e.key, hb); err != nil {
 				return
 			}

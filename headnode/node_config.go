@@ -163,9 +163,10 @@ func (n *Nodes) sendConfigs(ctx context.Context) {
 		if !node.up {
 			continue
 		}
+		whole := true
 		c := api.NodeConfig{Passwd: texts.passwd, Group: texts.group, Resolv: texts.resolv, Hosts: hostsText(node.name, nodes)}
 		if n.mountsOf != nil {
-			c.Mounts = n.mountsOf(node)
+			c.Mounts, whole = n.mountsOf(node)
 		}
 		if n.userlandOf != nil {
 			c.Userland = n.userlandOf(node, c.Mounts)
@@ -173,6 +174,9 @@ func (n *Nodes) sendConfigs(ctx context.Context) {
 		c.Version = configVersion(c)
 		n.mu.Lock()
 		m := n.named(node.name)
+		if m != nil {
+			m.configWant, m.configWhole = c.Version, whole
+		}
 		due := m != nil && m.config != c.Version && !m.configFlying && !now.Before(m.configNext) && n.configsFlying < maxConfigs
 		if due {
 			m.configFlying = true

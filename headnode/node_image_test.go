@@ -325,6 +325,7 @@ func TestImageIsGone(t *testing.T) {
 // the way out.
 func TestForeignImage(t *testing.T) {
 	w := newImageWorld(t)
+	w.h.Nodes.mountsOf = nil // nobody sends configurations here, so none is waited for
 	world := &world{t: t, nodes: w.h.Nodes, wire: w.h.Nodes.wire.(*fakeWire)}
 	for mac, medium := range map[string]string{mac2: "pxe", mac3: "usb", "52:54:00:00:00:05": "uki"} {
 		a := world.agent(mac)

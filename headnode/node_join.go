@@ -298,6 +298,8 @@ func (n *Nodes) refresh(ctx context.Context, m *machine, req *api.JoinRequest) e
 func (m *machine) letIn() {
 	m.joined, m.joining, m.stage = false, true, "joining"
 	m.arriving, m.noted = true, ""
+	m.mounts, m.config, m.configNext = nil, 0, time.Time{}
+	m.settled, m.configWhole = false, false
 }
 
 // welcome makes a node that joined with its rights one that takes tasks once it is prepared, after
@@ -312,7 +314,15 @@ func (n *Nodes) welcome(key string) {
 	}
 	m.joined, m.joining, m.stage = true, false, ""
 	m.lastHeard = n.cfg.Now()
+	m.joinedAt = m.lastHeard
+	if n.mountsOf == nil {
+		m.settled = true // nothing is configured
+	}
 	n.noteStage(m, n.updateLink(m, m.lastHeard, m.Name))
+	if n.located != nil {
+		n.located()
+	}
+	n.configure()
 }
 
 func sameRecord(a, b machineRecord) bool {

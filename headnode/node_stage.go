@@ -28,6 +28,13 @@ func (m *machine) preparing() string {
 	return ""
 }
 
+// settleFor is how long a node may take to confirm its configuration before it takes tasks without.
+const settleFor = 20 * time.Second
+
+// prepares tells whether a node that joined cannot take tasks yet: it still does something, or has not said that it
+// has the configuration with its shares, so that it does not know yet what it has to do.
+func (m *machine) prepares() bool { return m.joined && !m.settled || m.preparing() != "" }
+
 // lacksUserland tells whether a machine does not hold the userland of its image.
 func lacksUserland(s api.Software) bool {
 	return s.UserlandWanted != "" && s.Userland != s.UserlandWanted
@@ -43,6 +50,9 @@ func hasNoUserland(s api.Software) bool {
 func (m *machine) shownStage() string {
 	if p := m.preparing(); p != "" && !m.bootSeen.After(m.lastHeard) {
 		return p
+	}
+	if m.joined && !m.settled && m.stage == "" {
+		return "waiting for its configuration"
 	}
 	return m.stage
 }
@@ -89,6 +99,7 @@ func (n *Nodes) noteStage(m *machine, published bool) {
 	now, before := m.preparing(), m.noted
 	m.noted = now
 	switch {
+	case now == "" && !m.settled:
 	case now == "" && m.arriving:
 		m.arriving = false
 		n.bootStage(m, api.StageReady, "as "+m.Name)

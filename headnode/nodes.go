@@ -98,6 +98,12 @@ type machine struct {
 	config       uint64
 	configFlying bool
 	configNext   time.Time
+	// configWant is the one that it is to have, and configWhole tells whether that has every share that it is to have.
+	// settled is whether it said, in this boot, that it has such a one; joinedAt is when it joined.
+	configWant  uint64
+	configWhole bool
+	settled     bool
+	joinedAt    time.Time
 	// softwareSaved is when its record followed runs last.
 	softwareSaved time.Time
 }
@@ -134,7 +140,10 @@ type Nodes struct {
 	sink    taskSink   // set before anything joins
 	images  nodeImages // set before anything joins; nil: there are none
 	// mountsOf are the shares of a node; set before anything joins; nil: there are none.
-	mountsOf func(shareNode) []api.NodeMount
+	// whole is false while some of them are still to come, as the server has not heard of the node yet.
+	mountsOf func(shareNode) (list []api.NodeMount, whole bool)
+	// located is called when a node joined, maybe at another address than before; nil: nobody asks.
+	located func()
 	// userlandOf is where a node that mounts these shares can read its userland. Nil: nowhere.
 	userlandOf func(n shareNode, mounts []api.NodeMount) *api.UserlandSource
 	configs    chan struct{} // gets a token when configurations are to be sent at once
@@ -183,6 +192,7 @@ func newNodes(cfg nodesConfig) (*Nodes, error) {
 		if m.isNode() {
 			// It has the usual time to come back to a head that started.
 			m.lastHeard, m.interval, m.link = now, minHeartbeat, api.LinkLate
+			m.settled = true // if it did not boot meanwhile
 		}
 		m.shown = n.stateOf(m)
 		n.machines[m.id] = m
@@ -216,6 +226,10 @@ func (n *Nodes) tick(ctx context.Context) {
 	for _, m := range n.machines {
 		switch {
 		case m.isNode():
+			if m.joined && !m.settled && now.Sub(m.joinedAt) > settleFor {
+				m.settled = true
+				n.cfg.Log.Warn("a node takes tasks although it did not confirm its configuration", "node", m.Name)
+			}
 			n.updateLink(m, now, "head")
 		case m.State == api.NodePending && now.Sub(m.lastHeard) >= pendingForgotten && !n.connected(m.Key):
 			n.forget(m, "head")
@@ -237,7 +251,7 @@ func (n *Nodes) tick(ctx context.Context) {
 func (n *Nodes) updateLink(m *machine, now time.Time, actor string) (published bool) {
 	silent := now.Sub(m.lastHeard)
 	booting := m.bootSeen.After(m.lastHeard) || m.joining && silent < minUnreachable ||
-		m.preparing() != "" && silent < unreachableAfter(m.interval)
+		m.prepares() && silent < unreachableAfter(m.interval)
 	m.link = linkOf(silent, m.interval, booting)
 	if m.link == api.LinkUp && !m.joined {
 		m.link = api.LinkLate // the head has just started and has not heard it yet
@@ -324,6 +338,9 @@ func (n *Nodes) Heard(key string, hb api.Heartbeat) (name string, ok bool) {
 		m.config = hb.ConfigVersion
 	}
 	m.load, m.said = hb.Load, hb.Stage
+	if m.configWhole && hb.ConfigVersion == m.configWant {
+		m.settled = true
+	}
 	if hb.Software != nil {
 		hb.Software.Protocol = m.runs.Protocol // that of its connection, which was checked
 		more = more || m.runs != *hb.Software

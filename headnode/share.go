@@ -444,21 +444,26 @@ type shareNode struct {
 	headIP   string // address of the head that it knows
 }
 
-// mountsOf are the shares that a node is to mount.
-func (s *Shares) mountsOf(n shareNode) []api.NodeMount {
+// mountsOf are the shares that a node is to mount. whole is false while there are some that it cannot mount yet, because their
+// server was not found or told of the node; what failed is not waited for.
+func (s *Shares) mountsOf(n shareNode) (list []api.NodeMount, whole bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var list []api.NodeMount
+	whole = true
 	for _, sh := range s.list {
 		switch {
 		case !sh.meant(n):
 		case sh.isLocal():
 			if m, ok := s.localMount(sh, n); ok {
 				list = append(list, m)
+			} else if sh.state != shareFailed && n.headIP != "" {
+				whole = false
 			}
 		case sh.addr != "":
 			list = append(list, api.NodeMount{ID: sh.ID, Path: sh.Path, Server: sh.addr, Export: sh.Export, ReadOnly: sh.ReadOnly})
+		case sh.state == shareStarting:
+			whole = false
 		}
 	}
-	return list
+	return list, whole
 }

@@ -36,6 +36,8 @@ type localShares struct {
 	tried   time.Time             // when
 	addrs   map[string]netip.Addr // of nodes by name, as they were heard last
 	leaving []leavingShare
+
+	kick chan struct{} // gets a token when a node may have another address
 }
 
 type leavingShare struct {
@@ -43,7 +45,17 @@ type leavingShare struct {
 	until time.Time
 }
 
-func newLocalShares() localShares { return localShares{addrs: map[string]netip.Addr{}} }
+func newLocalShares() localShares {
+	return localShares{addrs: map[string]netip.Addr{}, kick: make(chan struct{}, 1)}
+}
+
+// located has the folders of the head served to a node that has just joined.
+func (s *Shares) located() {
+	select {
+	case s.local.kick <- struct{}{}:
+	default:
+	}
+}
 
 // leave serves a share that was removed until its nodes have unmounted it.
 func (l *localShares) leave(rec shareRecord, now time.Time) {
@@ -143,6 +155,7 @@ func (s *Shares) runLocal(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-s.local.kick:
 		}
 	}
 }

@@ -94,7 +94,8 @@ func (r *localRig) node(name, ip string) *machine {
 
 func (r *localRig) mounts(m *machine) string {
 	var list []string
-	for _, n := range r.mountsOf(shareNode{name: m.Name, ip: m.ip, up: m.joined, mounts: m.mounts, headIP: m.headIP}) {
+	mounts, _ := r.mountsOf(shareNode{name: m.Name, ip: m.ip, up: m.joined, mounts: m.mounts, headIP: m.headIP})
+	for _, n := range mounts {
 		list = append(list, fmt.Sprintf("%s:%s at %s", n.Server, n.Export, n.Path))
 	}
 	return strings.Join(list, ", ")

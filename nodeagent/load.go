@@ -70,14 +70,15 @@ func (s *session) heartbeat(facts api.JoinRequest, load api.Load, told *api.Soft
 		}
 	}
 	hb := api.Heartbeat{BootID: facts.BootID, Seq: a.beats.Add(1), Speed: a.speed.value(), Load: load, Tasks: tasks}
-	// In this order: a stage that has ended has left its result.
+	// In this order: the stage is that of a node with the configuration that is named, and a stage that has ended has
+	// left its result.
+	a.mu.Lock()
+	hb.ConfigVersion = a.configVersion
+	a.mu.Unlock()
 	hb.Stage = a.stage()
 	if a.cfg.Shares != nil {
 		hb.Mounts = a.cfg.Shares.Status()
 	}
-	a.mu.Lock()
-	hb.ConfigVersion = a.configVersion
-	a.mu.Unlock()
 	software := a.cfg.software(facts.Software)
 	if told == nil || *told != software {
 		hb.Software = &software

@@ -24,12 +24,12 @@ import (
 // Config is what a [Mounter] needs. Dir is required.
 type Config struct {
 	Dir string // folder for mounts and trees, on the same kind of file system as RunDir
-	// Modprobe loads a kernel module. Nil: it is there.
+	// Modprobe loads a kernel module, if it is not there yet; one call at a time. Nil: it is there.
 	Modprobe func(name string) error
 	Log      *slog.Logger // nil: no log
 
-	mount   func(m api.NodeMount, dir string) error // nil: mount(2); tests have another
-	unmount func(dir string) error                  // nil: umount(2)
+	mount   func(ctx context.Context, m api.NodeMount, dir string) error // nil: mount(2); tests have another
+	unmount func(dir string) error                                       // nil: umount(2)
 }
 
 // States of a mount, as heads and people see them.
@@ -56,11 +56,14 @@ type Mounter struct {
 	log  *slog.Logger
 	wake chan struct{}
 
-	mu      sync.Mutex
-	changed func()
-	given   bool // a list has come
-	want    []api.NodeMount
-	have    map[uint16]*mounted
+	loading sync.Mutex // through a call of Modprobe
+
+	mu        sync.Mutex
+	preloaded bool // the NFS client was loaded, or tried to be
+	changed   func()
+	given     bool // a list has come
+	want      []api.NodeMount
+	have      map[uint16]*mounted
 }
 
 // mounted is a share that is mounted, or that is to be.
@@ -69,6 +72,7 @@ type mounted struct {
 	dir     string
 	state   string
 	reason  string
+	busy    bool // it is being mounted
 	tries   int
 	next    time.Time     // of the next try
 	looking chan struct{} // closed when the server has answered; nil: nobody asked
@@ -133,12 +137,13 @@ func (m *Mounter) tell() {
 	f()
 }
 
-// Retry tries at once what has failed: something has changed on this node.
+// Retry tries at once what has failed, as if it had not been tried: something has changed on this node.
 func (m *Mounter) Retry() {
 	m.mu.Lock()
+	m.preloaded = false
 	for _, h := range m.have {
 		if h.state == Failed {
-			h.next = time.Time{}
+			h.state, h.reason, h.next = Mounting, "", time.Time{}
 		}
 	}
 	m.mu.Unlock()
@@ -176,6 +181,7 @@ func (m *Mounter) Run(ctx context.Context) error {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
+		m.preload()
 		next := m.step(ctx)
 		timer := time.NewTimer(next)
 		select {
@@ -191,7 +197,29 @@ func (m *Mounter) Run(ctx context.Context) error {
 	}
 }
 
-// step does what can be done now and returns when to try again.
+// preload loads the NFS client, so that the first share need not wait for it: on an emulated machine that takes seconds.
+// It is tried again when something has changed on this node.
+func (m *Mounter) preload() {
+	m.mu.Lock()
+	due := !m.preloaded
+	m.preloaded = true
+	m.mu.Unlock()
+	if due {
+		go m.load()
+	}
+}
+
+func (m *Mounter) load() error {
+	m.loading.Lock()
+	defer m.loading.Unlock()
+	return m.cfg.Modprobe(nfsModule)
+}
+
+// nfsModule is the kernel's NFS client, with all that it needs.
+const nfsModule = "nfsv4"
+
+// step does what can be done now and returns when to try again. Shares are mounted beside each other: one whose
+// server hangs keeps no other waiting.
 func (m *Mounter) step(ctx context.Context) time.Duration {
 	for _, h := range m.unwanted() {
 		m.leave(h)
@@ -201,12 +229,12 @@ func (m *Mounter) step(ctx context.Context) time.Duration {
 		if ctx.Err() != nil {
 			break
 		}
-		m.enter(w)
+		go m.enter(ctx, w)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, h := range m.have {
-		if !h.next.IsZero() {
+		if !h.busy && !h.next.IsZero() {
 			wait = min(wait, max(time.Until(h.next), 10*time.Millisecond))
 		}
 	}
@@ -222,7 +250,7 @@ func (m *Mounter) unwanted() []*mounted {
 	}
 	var list []*mounted
 	for _, h := range m.have {
-		if !slices.ContainsFunc(m.want, func(w api.NodeMount) bool { return same(w, h.NodeMount) }) {
+		if !h.busy && !slices.ContainsFunc(m.want, func(w api.NodeMount) bool { return same(w, h.NodeMount) }) {
 			list = append(list, h)
 		}
 	}
@@ -230,7 +258,7 @@ func (m *Mounter) unwanted() []*mounted {
 	return list
 }
 
-// missing returns the mounts that are wanted, not there, and due.
+// missing returns the mounts that are wanted, not there, and due, as ones that are being mounted.
 func (m *Mounter) missing() []*mounted {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -241,7 +269,8 @@ func (m *Mounter) missing() []*mounted {
 			h = &mounted{NodeMount: w, dir: filepath.Join(m.cfg.Dir, strconv.Itoa(int(w.ID))), state: Mounting}
 			m.have[w.ID] = h
 		}
-		if same(h.NodeMount, w) && (h.state == Mounting || h.state == Failed) && !time.Now().Before(h.next) {
+		if same(h.NodeMount, w) && !h.busy && (h.state == Mounting || h.state == Failed) && !time.Now().Before(h.next) {
+			h.busy = true
 			list = append(list, h)
 		}
 	}
@@ -273,27 +302,35 @@ func (m *Mounter) drop(h *mounted) {
 	m.poke()
 }
 
-// enter mounts a share.
-func (m *Mounter) enter(h *mounted) {
+// enter mounts a share, which missing gave.
+func (m *Mounter) enter(ctx context.Context, h *mounted) {
+	defer m.poke()
+	m.mu.Lock()
+	n := h.NodeMount
+	m.mu.Unlock()
+	begin := time.Now()
 	err := os.MkdirAll(h.dir, 0o755)
 	if err == nil {
-		err = m.cfg.Modprobe("nfsv4")
+		err = m.load()
 	}
+	loaded := time.Now()
 	if err == nil {
-		err = m.cfg.mount(h.NodeMount, h.dir)
-	}
-	if err != nil {
-		m.mu.Lock()
-		h.tries++
-		h.next = time.Now().Add(min(retryFirst<<min(h.tries-1, 10), retryMost))
-		m.mu.Unlock()
-		m.set(h, Failed, reason(h.NodeMount, err))
-		return
+		err = m.cfg.mount(ctx, n, h.dir)
 	}
 	m.mu.Lock()
-	h.tries, h.next = 0, time.Time{}
+	h.busy = false
+	if err != nil {
+		h.tries++
+		h.next = time.Now().Add(min(retryFirst<<min(h.tries-1, 10), retryMost))
+	} else {
+		h.tries, h.next = 0, time.Time{}
+	}
 	m.mu.Unlock()
-	m.log.Info("share mounted", "path", h.Path, "from", h.Server+":"+h.Export)
+	if err != nil {
+		m.set(h, Failed, reason(n, err))
+		return
+	}
+	m.log.Info("share mounted", "path", n.Path, "from", n.Server+":"+n.Export, "dur", time.Since(begin).Round(time.Millisecond), "modules", loaded.Sub(begin).Round(time.Millisecond))
 	m.set(h, Mounted, "")
 }
 
@@ -367,17 +404,14 @@ func (m *Mounter) Status() []api.MountStatus {
 	return list
 }
 
-// Waiting says what has to be mounted before tasks can come, "" when nothing.
+// Waiting says what has to be mounted before tasks can come, "" when nothing. What has failed is not waited for: tasks that
+// need it go elsewhere.
 func (m *Mounter) Waiting() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.want {
-		h := m.have[w.ID]
-		switch {
-		case h == nil || !same(h.NodeMount, w) || h.state == Mounting:
+		if h := m.have[w.ID]; h == nil || !same(h.NodeMount, w) || h.state == Mounting {
 			return "share " + w.Path
-		case h.state == Failed:
-			return "share " + w.Path + ": " + h.reason
 		}
 	}
 	return ""
@@ -401,7 +435,10 @@ const nfsPort = 2049
 
 // mountNFS mounts with mount(2); there is no mount.nfs on a node. The newest version of NFS that the
 // server speaks is used; before 4.1 locks and retries are of another kind.
-func mountNFS(n api.NodeMount, dir string) error {
+func mountNFS(ctx context.Context, n api.NodeMount, dir string) error {
+	if err := reach(ctx, n); err != nil {
+		return err
+	}
 	err := mountVersion(n, dir, "4.2")
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		err = mountVersion(n, dir, "4.1")

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,20 +21,10 @@ const probeFor = 5 * time.Second
 // Userland mounts what n says on dir, read-only, for the file that a userland is read from. It never changes, so
 // that the server is rarely asked whether it has. An error is for people.
 func Userland(ctx context.Context, n api.NodeMount, dir string) error {
-	port := n.Port
-	if port == 0 {
-		port = nfsPort
-	}
-	dialer := net.Dialer{Timeout: probeFor}
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(n.Server, strconv.Itoa(port)))
+	err := reach(ctx, n)
 	if err != nil {
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			err = unix.ETIMEDOUT
-		}
 		return errors.New(reason(n, err))
 	}
-	conn.Close()
 	n.ReadOnly = true
 	// 4.1 has all that reading takes, and there are servers that answer READ_PLUS of 4.2 wrongly.
 	for _, version := range []string{"4.1", "4.2"} {
@@ -46,6 +37,21 @@ func Userland(ctx context.Context, n api.NodeMount, dir string) error {
 		return errors.New(reason(n, err))
 	}
 	return nil
+}
+
+// reach connects to the server and hangs up: one that does not answer is told in seconds, and not by a mount(2) that
+// nothing ends.
+func reach(ctx context.Context, n api.NodeMount) error {
+	dialer := net.Dialer{Timeout: probeFor}
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(n.Server, strconv.Itoa(cmp.Or(n.Port, nfsPort))))
+	if err != nil {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			err = unix.ETIMEDOUT
+		}
+		return err
+	}
+	return conn.Close()
 }
 
 // From is the source of a mount as the kernel shows it.
