@@ -73,9 +73,15 @@ const kernelOwner = "the kernel"
 // look finds out what this machine has. own is the process of our ganesha, 0 when there is none.
 func (s *Server) look(own int) found {
 	f := found{root: os.Geteuid() == 0, port: s.cfg.Port}
-	f.exportfs, _ = exec.LookPath(s.cfg.Exportfs)
+	if !s.cfg.NoKernel {
+		f.exportfs, _ = exec.LookPath(s.cfg.Exportfs)
+	}
 	f.ganesha, _ = exec.LookPath(s.cfg.Ganesha)
-	for _, glob := range []string{"/usr/lib/*/ganesha/libfsalvfs.so", "/usr/lib/ganesha/libfsalvfs.so", "/usr/lib64/ganesha/libfsalvfs.so"} {
+	globs := []string{"/usr/lib/*/ganesha/libfsalvfs.so", "/usr/lib/ganesha/libfsalvfs.so", "/usr/lib64/ganesha/libfsalvfs.so"}
+	if s.cfg.GaneshaPlugins != "" {
+		globs = []string{filepath.Join(s.cfg.GaneshaPlugins, "libfsalvfs.so")}
+	}
+	for _, glob := range globs {
 		if names, err := filepath.Glob(glob); err == nil && len(names) > 0 {
 			f.ganeshaVFS = true
 		}

@@ -33,6 +33,7 @@ const (
 // ganesha is nfs-ganesha as a child. It runs while there is something to serve.
 type ganesha struct {
 	program string
+	plugins string // folder of its parts for file systems; "": the one that it knows
 	dir     string // for its configuration, log and what it has to remember
 	port    int
 	command func(name string, args ...string) *exec.Cmd
@@ -77,11 +78,13 @@ func (g *ganesha) serve(ctx context.Context, list []Export) (failed map[uint16]s
 		g.end()
 		return nil, removeFile(g.config())
 	}
-	text := ganeshaConfig(g.recovery(), g.port, list)
-	if err := checkDir(g.recovery()); err != nil {
-		return nil, fmt.Errorf("the head's state folder: %w", err)
+	text := ganeshaConfig(g.recovery(), g.plugins, g.port, list)
+	for _, dir := range []string{g.recovery(), g.plugins} {
+		if err := checkDir(dir); err != nil && dir != "" {
+			return nil, fmt.Errorf("a folder of nfs-ganesha: %w", err)
+		}
 	}
-	if err := checkGanesha(text, g.recovery(), g.port, list); err != nil {
+	if err := checkGanesha(text, g.recovery(), g.plugins, g.port, list); err != nil {
 		return nil, fmt.Errorf("checking the configuration of nfs-ganesha: %w", err)
 	}
 	if err := os.MkdirAll(g.recovery(), 0o700); err != nil {
@@ -380,7 +383,7 @@ func ganeshaText(line string) string {
 }
 
 // noise is what every start says where there is no D-Bus, Kerberos or RADOS, none of which is needed.
-var noise = regexp.MustCompile(`:DBUS :|principal nfs|keytab|gssd_refresh|Kerberos|realm name|RADOS|Cannot register NFS V4|IO_FLUSHER|unhook failed|Extra references`)
+var noise = regexp.MustCompile(`:DBUS :|principal nfs|keytab|gssd_refresh|Kerberos|realm name|RADOS|Cannot register NFS V4|IO_FLUSHER|Unknown parameter \(Allow_Set_Io|DIRECTORY_SERVICES|unhook failed|Extra references`)
 
 func worthSaying(line string) bool {
 	return (strings.Contains(line, ":CRIT :") || strings.Contains(line, ":WARN :") || strings.Contains(line, ":MAJ :") || strings.Contains(line, ":FATAL :")) && !noise.MatchString(line)

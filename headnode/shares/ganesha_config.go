@@ -14,18 +14,24 @@ import (
 // killed, against 17 s with the default of 60.
 const leaseSeconds = 10
 
-// ganeshaConfig is the configuration of nfs-ganesha for exports.
-func ganeshaConfig(recovery string, port int, list []Export) string {
+// ganeshaConfig is the configuration of nfs-ganesha for exports. plugins is the folder of its parts for file systems, "" for
+// the one that it knows.
+func ganeshaConfig(recovery, plugins string, port int, list []Export) string {
 	var b strings.Builder
+	if plugins != "" {
+		plugins = "\tPlugins_Dir = \"" + plugins + "\";\n"
+	}
 	// Minor version 2 is left out: version 4.3 answers its READ_PLUS with zeros for data that is
-	// not on the disk yet.
+	// not on the disk yet. Version 6.5 would not start: being an IO flusher takes CAP_SYS_RESOURCE, which it does not
+	// have here. 4.3 does not know that word and goes on.
 	fmt.Fprintf(&b, `NFS_CORE_PARAM {
 	Protocols = 4;
 	NFS_Port = %d;
 	Enable_NLM = false;
 	Enable_RQUOTA = false;
 	Enable_UDP = false;
-}
+	Allow_Set_Io_Flusher_Fail = true;
+%[4]s}
 NFSv4 {
 	Minor_Versions = 1;
 	Lease_Lifetime = %[2]d;
@@ -38,7 +44,7 @@ NFSv4 {
 LOG {
 	Default_Log_Level = EVENT;
 }
-`, port, leaseSeconds, recovery)
+`, port, leaseSeconds, recovery, plugins)
 	for _, e := range list {
 		b.WriteString(ganeshaExport(e))
 	}
@@ -99,7 +105,7 @@ type block struct {
 
 // checkGanesha reads a configuration and compares it with what it is made of. A server that reads
 // what is not well formed takes all exports away from everybody, so this comes before every reload.
-func checkGanesha(text, recovery string, port int, list []Export) error {
+func checkGanesha(text, recovery, plugins string, port int, list []Export) error {
 	got, err := parseGanesha(text)
 	if err != nil {
 		return err
@@ -107,12 +113,16 @@ func checkGanesha(text, recovery string, port int, list []Export) error {
 	want := []block{
 		{name: "NFS_CORE_PARAM", params: map[string]string{
 			"Protocols": "4", "NFS_Port": fmt.Sprint(port), "Enable_NLM": "false", "Enable_RQUOTA": "false", "Enable_UDP": "false",
+			"Allow_Set_Io_Flusher_Fail": "true",
 		}},
 		{name: "NFSv4", params: map[string]string{
 			"Minor_Versions": "1", "Lease_Lifetime": fmt.Sprint(leaseSeconds), "Grace_Period": fmt.Sprint(leaseSeconds), "RecoveryBackend": "fs",
 			"RecoveryRoot": `"` + recovery + `"`, "Only_Numeric_Owners": "true", "Delegations": "false",
 		}},
 		{name: "LOG", params: map[string]string{"Default_Log_Level": "EVENT"}},
+	}
+	if plugins != "" {
+		want[0].params["Plugins_Dir"] = `"` + plugins + `"`
 	}
 	for _, e := range list {
 		want = append(want, e.block())

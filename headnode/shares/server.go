@@ -30,7 +30,9 @@ type Config struct {
 	Command func(name string, args ...string) *exec.Cmd
 	Log     *slog.Logger // nil: no log
 
-	Exportfs, Ganesha string // programs; "": as they are called. Tests have others
+	Exportfs, Ganesha string // programs; "": as they are called. Tests and the demo have others
+	GaneshaPlugins    string // folder of ganesha's parts for file systems; "": where Debian has it
+	NoKernel          bool   // leave the kernel's server alone: it is not this head's
 	Exports, Etab     string // files of nfs-kernel-server; "": where Debian has them
 	Threads           string // tells whether the kernel's server runs; "": /proc/fs/nfsd/threads
 }
@@ -79,7 +81,7 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.kernel = &kernel{file: cfg.Exports, etab: cfg.Etab, exportfs: cfg.Exportfs, run: runProgram, log: cfg.Log}
-	s.ganesha = &ganesha{program: cfg.Ganesha, dir: s.dir, port: cfg.Port, command: cfg.Command, log: cfg.Log}
+	s.ganesha = &ganesha{program: cfg.Ganesha, plugins: cfg.GaneshaPlugins, dir: s.dir, port: cfg.Port, command: cfg.Command, log: cfg.Log}
 	raw, err := os.ReadFile(s.saved())
 	if errors.Is(err, os.ErrNotExist) {
 		return s, nil
