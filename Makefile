@@ -60,6 +60,9 @@ build/software/manifest.json: bin/muster cmd/muster/testdata/software.yaml
 	@bin/muster build ./cmd/muster/testdata/software.yaml --output build/software
 	@touch $@
 
+build/nfs-ganesha: | bin/muster
+	@bin/muster demo-engine $@
+
 demo: go-version deps build ## build an image, boot two diskless virtual machines from it, run jobs
 	@bin/muster demo
 
@@ -72,12 +75,12 @@ check: go-version ## vet, lint, format and quick tests: what a change passes
 lint: go-version ## the slower linters: deadcode, govulncheck
 	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./... ./headnode/store/testdata/powercut ./cmd/muster/testdata/powercut | tee /dev/stderr | test -z "$$(cat)"
 
-test: go-version test-deps build $(VM_IMAGE) ## install what is needed and run all tests, also those in virtual machines
-	@set -o pipefail; export MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm; \
+test: go-version test-deps build $(VM_IMAGE) build/nfs-ganesha ## install what is needed and run all tests, also those in virtual machines
+	@set -o pipefail; export MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm MUSTER_GANESHA=$(CURDIR)/build/nfs-ganesha; \
 	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
 
-test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json build/software/manifest.json ## only the tests that boot virtual machines
-	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm \
+test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json build/software/manifest.json build/nfs-ganesha ## only the tests that boot virtual machines
+	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm MUSTER_GANESHA=$(CURDIR)/build/nfs-ganesha \
 	 $(GO) test -v -count=1 -timeout 60m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
 
 test-net: go-version test-deps build ## tests against the real package archives

@@ -17,7 +17,7 @@ import (
 
 // Unpack fetches the newest of packages of cfg.Definition's archive with all that they depend on, but for
 // what is in without, and unpacks them into dir, which is not there yet or empty. Nothing in them is run, and nothing of this
-// system is used: programs need their own loader and library path (docs/demo.md). Of cfg the folders Out and LockFile and the programs are not used.
+// system is used: programs need their own loader and library path. Of cfg the folders Out and LockFile and the programs are not used.
 func Unpack(ctx context.Context, cfg Config, packages, without []string, dir string) error {
 	cfg, err := completeCommon(cfg)
 	if err != nil {

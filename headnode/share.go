@@ -376,6 +376,9 @@ func plainText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
+// CheckSharePath says why nodes cannot mount a share at a path; nil: they can.
+func CheckSharePath(at string) error { return checkSharePath(at) }
+
 func checkSharePath(at string) error {
 	switch {
 	case !path.IsAbs(at) || at != path.Clean(at):

@@ -24,7 +24,13 @@ import (
 type demoOptions struct {
 	Dir    string // folder for everything
 	Image  string // folder of the image
-	Keep   bool   // stay until Ctrl-C
+	Engine string // folder of an unpacked nfs-ganesha; "": no folder is shared
+	Share  string // folder that is shared; "": none
+	// NoShare says why none is.
+	NoShare string
+	// Owner is who the demo runs as, where root began it in the folder of another user.
+	Owner  *syscall.Credential
+	Keep   bool // stay until Ctrl-C
 	MemMiB int
 	User   *demoUser // who submits the jobs; nil: whoever the demo runs as
 }
@@ -40,6 +46,9 @@ two virtual machines without a disk over that network, one with BIOS and one
 with UEFI firmware, approve them and run jobs. Nothing of this machine's network
 changes, and nothing stays but the build folder. QEMU emulates the machines
 where the processor cannot run them itself, so a boot takes half a minute.
+
+As root or with sudo the head also shares a folder, by Debian's nfs-ganesha, which
+is unpacked into the demo's folder and installed nowhere.
 
 On a terminal the cluster stays up until Ctrl-C.`,
 		Example: "  muster demo\n  muster demo --keep=no --dir /tmp/demo",
@@ -59,6 +68,7 @@ On a terminal the cluster stays up until Ctrl-C.`,
 	}
 	c.Flags().StringVar(&o.Dir, "dir", filepath.Join("build", "demo"), "`folder` for everything that the demo writes")
 	c.Flags().StringVar(&image, "image", "", "`folder` of an image to use (default: build compute-vm)")
+	c.Flags().StringVar(&o.Engine, "engine", "", "`folder` of an unpacked nfs-ganesha to use (default: fetch Debian's)")
 	c.Flags().StringVar(&keep, "keep", "auto", "`auto|yes|no`: keep the cluster up until Ctrl-C; auto: on a terminal")
 	c.Flags().IntVar(&o.MemMiB, "mem", o.MemMiB, "memory of each virtual machine, in `MiB`")
 	return c
@@ -90,6 +100,7 @@ func runDemo(cmd *cobra.Command, o demoOptions, image string) error {
 	if o.Image, err = filepath.Abs(o.Image); err != nil {
 		return err
 	}
+	o.findEngine(ctx, cmd.ErrOrStderr())
 	status, err := runInNamespaces(ctx, o)
 	if err != nil {
 		return err
@@ -113,10 +124,10 @@ func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	if os.Geteuid() == 0 {
-		if err := actAsOwner(attr, o.Dir); err != nil {
+		if o.Owner, err = ownerOf(o.Dir); err != nil {
 			return 0, err
 		}
-		if attr.Credential == nil { // else it runs as a user all through
+		if o.Owner == nil { // else it runs as a user all through
 			o.User = submitter(o, self)
 		}
 	}
@@ -128,6 +139,10 @@ func runInNamespaces(ctx context.Context, o demoOptions) (int, error) {
 		if sudo := usableSudo(); sudo != "" {
 			fmt.Println("the network part of the demo needs root; it goes on with sudo")
 			return wait(ctx, exec.Command(sudo, self, "demo-namespaces", string(arg)))
+		}
+		o.Engine, o.NoShare = "", "serving it takes root of this machine"
+		if arg, err = json.Marshal(o); err != nil {
+			return 0, err
 		}
 		// One id is enough: the demo's own files and processes are all ours.
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
@@ -170,21 +185,28 @@ func makeDemoDir(dir string) error {
 	return os.Lchown(dir, uid, gid)
 }
 
-// actAsOwner makes root's demo run as the owner of its folder, with the
-// capabilities that the network part takes: files and sockets then belong to
+// ownerOf is the owner of the demo's folder, nil for root. Root's demo runs as that user: files and sockets then belong to
 // who cloned the repository, not to root, and the head's processes, which have
 // no capability, may pass through a home that is closed to others.
-func actAsOwner(attr *syscall.SysProcAttr, dir string) error {
+func ownerOf(dir string) (*syscall.Credential, error) {
 	uid, gid, err := owner(dir)
 	if err != nil || uid == 0 {
-		return err
+		return nil, err
 	}
-	attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	cred := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	if _, kvm, err := owner("/dev/kvm"); err == nil && kvm != 0 {
-		attr.Credential.Groups = []uint32{uint32(kvm)}
+		cred.Groups = []uint32{uint32(kvm)}
 	}
-	attr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
-	return nil
+	return cred, nil
+}
+
+// asOwner runs a command as the owner of the demo's folder, with the capabilities that the network part takes.
+func (o demoOptions) asOwner(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if o.Owner != nil {
+		cmd.SysProcAttr.Credential = o.Owner
+		cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
+	}
 }
 
 func owner(path string) (uid, gid int, err error) {
@@ -285,7 +307,27 @@ func newDemoInsideCommands() []*cobra.Command {
 				if err != nil {
 					return err
 				}
+				status, err := demoFirst(cmd.Context(), o)
+				if err == nil && status != 0 {
+					return exitStatus(status)
+				}
+				return err
+			},
+		},
+		{
+			Use: "demo-show OPTIONS", Hidden: true, Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				o, err := parse(args[0])
+				if err != nil {
+					return err
+				}
 				return demoInside(cmd.Context(), o, cmd.OutOrStdout())
+			},
+		},
+		{
+			Use: "demo-engine FOLDER", Hidden: true, Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return unpackGanesha(cmd.Context(), args[0], cmd.ErrOrStderr())
 			},
 		},
 	}

@@ -37,7 +37,8 @@ type headOptions struct {
 	AgentsPort int
 	APIPort    int
 	NFSPort    int
-	StartedBy  int // uid of who started it: an administrator
+	Engine     string // socket of somebody who serves folders for this head; "": its keeper does
+	StartedBy  int    // uid of who started it: an administrator
 	NoSync     bool
 	Verbose    bool
 }
@@ -46,7 +47,12 @@ type headOptions struct {
 func (o headOptions) internalSocket() string { return filepath.Join(o.State, "run", "core.sock") }
 
 // engineSocket is where core asks the keeper to serve folders.
-func (o headOptions) engineSocket() string { return filepath.Join(o.State, "run", "nfs.sock") }
+func (o headOptions) engineSocket() string {
+	if o.Engine != "" {
+		return o.Engine
+	}
+	return filepath.Join(o.State, "run", "nfs.sock")
+}
 
 // blobs is where core keeps what files serves.
 func (o headOptions) blobs() string { return filepath.Join(o.State, "images", "blobs") }
@@ -95,6 +101,8 @@ the addresses itself.`,
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "log every packet and request")
 	f.BoolVar(&o.NoSync, "no-sync", false, "do not wait for the disk: a power cut loses what was acknowledged (for tests)")
 	f.Lookup("no-sync").Hidden = true
+	f.StringVar(&o.Engine, "nfs-engine", "", "`socket` of who serves folders for this head (for the demo)")
+	f.Lookup("nfs-engine").Hidden = true
 	for name, complete := range map[string]cobra.CompletionFunc{
 		"interface": cobra.FixedCompletions(interfaceNames(), cobra.ShellCompDirectiveNoFileComp),
 		"dhcp":      words("auto", "full", "proxy", "off"), "tftp": words("on", "off"), "ra": words("on", "off"), "mdns": words("on", "off"),
@@ -223,11 +231,13 @@ func runHead(ctx context.Context, o headOptions, stdout, stderr io.Writer) error
 	if o.DHCP == "auto" && len(o.Interfaces) > 0 {
 		fmt.Fprintf(stdout, "looking for other DHCP servers on %s\n", strings.Join(o.Interfaces, ", "))
 	}
-	stopEngine, err := startEngine(ctx, o, cred, log.With("part", "nfs"))
-	if err != nil {
-		return err
+	if o.Engine == "" {
+		stopEngine, err := startEngine(ctx, o, cred, log.With("part", "nfs"))
+		if err != nil {
+			return err
+		}
+		defer stopEngine()
 	}
-	defer stopEngine()
 	return keep(ctx, o, specs, log, func() error {
 		// A head that has images serves them although a folder that was named
 		// is gone, as after a clean-up between two starts of the service.

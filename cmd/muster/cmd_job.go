@@ -350,6 +350,9 @@ func newJobLogsCommand(at *headFlag) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if j, err := call.client.Job(cmd.Context(), id); err == nil && j.Spec.Output != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "muster: output of job %d: %s\n", id, outputOf(j))
+			}
 			return call.client.Logs(cmd.Context(), id, task, follow, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),
 		ValidArgsFunction: at.completeJobs,

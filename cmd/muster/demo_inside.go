@@ -59,8 +59,8 @@ type demo struct {
 	out io.Writer
 }
 
-// demoInside runs the cluster and shows it. It is process 1 of its
-// namespace: all that it started ends with it.
+// demoInside runs the cluster and shows it, in namespaces that end, with all that was started there, when their first
+// process does (demoFirst).
 func demoInside(ctx context.Context, o demoOptions, out io.Writer) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -117,6 +117,9 @@ func (d *demo) runHead(ctx context.Context, state string) error {
 	}
 	defer log.Close()
 	cmd := exec.CommandContext(ctx, d.self, "head", "--interface", demoBridge, "--dhcp=full", "--state", state, "--image", d.opts.Image)
+	if d.opts.Engine != "" {
+		cmd.Args = append(cmd.Args, "--nfs-engine", demoEngineSocket(d.opts.Dir))
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 2 * stopGrace
@@ -176,6 +179,9 @@ func (d *demo) show(ctx context.Context, g *errgroup.Group, network *vm.Network)
 		return err
 	}
 	if err := d.runJobs(ctx); err != nil {
+		return err
+	}
+	if err := d.showShare(ctx); err != nil {
 		return err
 	}
 	d.say("$ muster exec --all uname -r")

@@ -35,7 +35,9 @@ func demoCommand(t *testing.T, dir, home string) *exec.Cmd {
 	bin := need.File(t, os.Getenv("MUSTER_BIN"), "run the tests with make, which builds bin/muster")
 	image := os.Getenv("MUSTER_IMAGE")
 	need.File(t, filepath.Join(image, "manifest.json"), "run the tests with make, which builds the image")
-	cmd := exec.Command(bin, "demo", "--dir", dir, "--image", image, "--keep=no")
+	engine := os.Getenv("MUSTER_GANESHA")
+	need.File(t, filepath.Join(engine, ganeshaProgram), "run the tests with make, which unpacks nfs-ganesha")
+	cmd := exec.Command(bin, "demo", "--dir", dir, "--image", image, "--engine", engine, "--keep=no")
 	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "XDG_STATE_HOME="+home, "XDG_CACHE_HOME="+home)
 	cmd.Dir = home
 	return cmd
@@ -63,6 +65,17 @@ func TestVMDemo(t *testing.T) {
 		`(?m)^\d: task \d of 8$`,
 		`(?m)^\$ muster run --send in.dat --fetch out.dat .*\napple\npear$`,
 		`(?m)^\$ muster run -d .*\n(?:muster: .*\n)?\d+\n\$ muster job logs -f \d+\n1\n2\n3$`,
+		`(?m)^\$ muster share add (/srv/muster-demo/work|\S+/share/work)( --no-root-squash)?\n`,
+		`(?m)^\$ muster share add \S+/data --ro\n`,
+		`both nodes have mounted both folders`,
+		`(?m)^\$ cd \S+/work && muster run \./prog data\.txt\n5 words, counted by \S+ on n[12] in \S+/work$`,
+		`(?m)^\$ cd \S+/work && cat data\.txt\.count\n5$`,
+		`(?m)^100\nsh: .*big\.dat: Read-only file system$`,
+		`(?m)^\$ cd \S+/work && muster run -t .*\n/dev/pts/\d+\s+\d+ \d+\s+$`,
+		`(?m)^\$ cd \S+/work && muster run -d -o sim\.log \./long\nmuster: output of job \d+: \S+/sim\.log\n\d+\n`,
+		`(?m)^\$ cd \S+/work && cat sim\.log\nstep 1\nstep 2\nstep 3$`,
+		`(?m)^\$ muster share list\n`,
+		`(?m)^\$ muster share show \S+/work\n`,
 		`(?m)^\$ muster exec --all uname -r\n(n[12]: \S+\n){2}muster: n\[1-2\]: exit status 0, the same output on all 2 nodes$`,
 		`(?m)^n1 +ready .*\nn2 +ready `,
 	}
