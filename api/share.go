@@ -74,6 +74,7 @@ type NodeMount struct {
 	Port     int    `json:"port,omitempty" doc:"0: 2049"`
 	Export   string `json:"export"`
 	ReadOnly bool   `json:"read_only,omitempty"`
+	Minor    int    `json:"minor,omitempty" doc:"of NFS 4, which is tried first; 0: 2"`
 }
 
 // MountStatus is what a node says of a mount in its heartbeats.

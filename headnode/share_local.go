@@ -296,8 +296,11 @@ func (l *localShares) located(nodes []shareNode, strangers map[string]bool) []sh
 // localMount is how a node mounts a folder of the head, once it may. The caller holds s.mu.
 func (s *Shares) localMount(sh *share, n shareNode) (api.NodeMount, bool) {
 	m := api.NodeMount{ID: sh.ID, Path: sh.Path, Server: n.headIP, Export: sh.Export, ReadOnly: sh.ReadOnly}
-	if sh.Driver == api.ShareGanesha && s.cfg.Port != nfsPort {
-		m.Port = s.cfg.Port
+	if sh.Driver == api.ShareGanesha {
+		m.Minor = 1 // it speaks no other, and a try of 2 takes time
+		if s.cfg.Port != nfsPort {
+			m.Port = s.cfg.Port
+		}
 	}
 	if n.headIP == "" {
 		return m, false

@@ -212,11 +212,13 @@ func (m *Mounter) preload() {
 func (m *Mounter) load() error {
 	m.loading.Lock()
 	defer m.loading.Unlock()
-	return m.cfg.Modprobe(nfsModule)
+	err := m.cfg.Modprobe("nfsv4")
+	if err == nil {
+		// The kernel looks for it at the first mount from each server, whether it is used or not.
+		_ = m.cfg.Modprobe("rpcsec_gss_krb5")
+	}
+	return err
 }
-
-// nfsModule is the kernel's NFS client, with all that it needs.
-const nfsModule = "nfsv4"
 
 // step does what can be done now and returns when to try again. Shares are mounted beside each other: one whose
 // server hangs keeps no other waiting.
@@ -439,9 +441,13 @@ func mountNFS(ctx context.Context, n api.NodeMount, dir string) error {
 	if err := reach(ctx, n); err != nil {
 		return err
 	}
-	err := mountVersion(n, dir, "4.2")
+	versions := []string{"4.2", "4.1"}
+	if n.Minor == 1 {
+		slices.Reverse(versions)
+	}
+	err := mountVersion(n, dir, versions[0])
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		err = mountVersion(n, dir, "4.1")
+		err = mountVersion(n, dir, versions[1])
 	}
 	return err
 }
