@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -66,6 +67,18 @@ func TestTerminal(t *testing.T) {
 			t.Fatal(ack.Err)
 		}
 		want := outcome{State: api.JobFinished, Stdout: "ready\r\n50 132\r\n"}
+		if diff := cmp.Diff(want, n.outcome(ref)); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("input that nobody reads", func(t *testing.T) {
+		ref := n.begin(withTerminal(shell(5, "stty raw -echo; echo ready; exec sleep 1000")))
+		n.shown(ref, "ready")
+		n.typed(ref, 0, strings.Repeat("x", api.MaxChunk), true)
+		if ack := n.ask(n.key, api.VerbSignal, api.TaskSignal{TaskRef: ref, Signal: int(syscall.SIGTERM)}); ack.Err != nil {
+			t.Fatal(ack.Err)
+		}
+		want := outcome{State: api.JobFailed, Code: 143, Signal: 15, Stdout: "ready\n"}
 		if diff := cmp.Diff(want, n.outcome(ref)); diff != "" {
 			t.Error(diff)
 		}

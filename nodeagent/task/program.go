@@ -144,7 +144,7 @@ func (s *shim) execute() api.TaskEvent {
 	// All processes are gone, so what is in the pipes is all there will be.
 	for _, f := range []*os.File{p.stdout, p.stderr} {
 		if f != nil {
-			f.SetReadDeadline(time.Unix(1, 0))
+			f.SetDeadline(time.Unix(1, 0)) // typing, too: a terminal takes no more of it
 		}
 	}
 	<-read
