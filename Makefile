@@ -97,7 +97,7 @@ fuzz: go-version ## every fuzz target for FUZZTIME (20s)
 
 bench: build $(VM_IMAGE) ## benchmarks that end within minutes
 	@$(BENCH) $(GO) test -run xxx -bench . -benchtime 1s -short $(CHECKED)
-	@$(BENCH) $(GO) test -run xxx -bench 'RunAndSSH|RunStages|RunOutput|Idle' -benchtime 5s ./cmd/muster
+	@$(BENCH) $(GO) test -run xxx -bench 'RunAndSSH|RunStages|RunOutput|RunInput|Idle' -benchtime 5s ./cmd/muster
 
 bench-long: build $(VM_IMAGE) build/compute/manifest.json ## benchmarks with virtual machines, peers and the package archives
 	@$(BENCH) MUSTER_NET=1 MUSTER_IMAGES=$(CURDIR)/build/compute-vm:$(CURDIR)/build/compute \

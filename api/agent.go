@@ -20,7 +20,7 @@ const Protocol = 1
 //	put.KEY         FilePut                Ack: next byte that the head wants
 //	head to agent
 //	node.KEY.start  TaskStart              Ack
-//	node.KEY.input  InputChunk             Ack: taken up to Offset
+//	node.KEY.input  InputChunk (binary)    Ack: taken up to Offset
 //	node.KEY.signal TaskSignal             Ack
 //	node.KEY.forget TaskRef                Ack: the head has everything of an ended task
 //	node.KEY.reboot Empty                  Ack
@@ -50,14 +50,17 @@ const (
 	HeaderError = "Error"
 )
 
-// MaxChunk is the most data bytes in one message: a chunk of input or of a
-// file. NATS messages carry 1 MiB at most; smaller chunks keep one loud task
-// from delaying the others.
+// MaxChunk is the most data bytes in one message with a chunk of a file.
+// NATS messages carry 1 MiB at most; smaller chunks keep one loud task from
+// delaying the others.
 const MaxChunk = 64 << 10
 
 // MaxOutput is the most data bytes in a frame of output. A message passes
 // through a dozen goroutines on its way, which costs more than its bytes do.
 const MaxOutput = 256 << 10
+
+// MaxInput is the most data bytes in an InputChunk, for the same reason.
+const MaxInput = MaxOutput
 
 // JoinRequest is what an agent says of itself: at once after connecting,
 // again after each reconnection, and every 30 s while it is pending.
@@ -201,7 +204,7 @@ type TaskEvent struct {
 	Fetched []FetchedFile `json:"fetched,omitempty"`
 }
 
-// InputChunk is a part of a task's standard input.
+// InputChunk is a part of a task's standard input. [AppendInput] is its wire form.
 type InputChunk struct {
 	TaskRef
 	Offset int64  `json:"offset" doc:"position of the first byte of Data"`

@@ -220,9 +220,9 @@ func (a *fakeAgent) handle(ctx context.Context, verb string, body []byte) api.Ac
 		a.start(s)
 		return api.Ack{}
 	case api.VerbInput:
-		var c api.InputChunk
-		if json.Unmarshal(body, &c) != nil {
-			return refuse(api.CodeInvalid, "input is no JSON")
+		c, err := api.ParseInput(body)
+		if err != nil {
+			return refuse(api.CodeInvalid, err.Error())
 		}
 		t := a.task(c.TaskRef)
 		if t == nil {

@@ -39,9 +39,14 @@ func shortBoot(id string) string { return id[:min(len(id), 13)] }
 // request sends a message to a node and decodes its answer. An error in the
 // answer is returned as such.
 func (js *jobs) request(ctx context.Context, node, verb string, msg any) (api.Ack, error) {
+	return js.requestRaw(ctx, node, verb, mustJSON(msg))
+}
+
+// requestRaw is request with a message that is in its wire form.
+func (js *jobs) requestRaw(ctx context.Context, node, verb string, msg []byte) (api.Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	b, err := js.cfg.Fleet.Request(ctx, node, verb, mustJSON(msg))
+	b, err := js.cfg.Fleet.Request(ctx, node, verb, msg)
 	if err != nil {
 		return api.Ack{}, err
 	}

@@ -32,9 +32,8 @@ type relay struct {
 	feed *feed
 
 	mu      sync.Mutex
-	base    int64 // of the first byte in buf
-	buf     []byte
-	known   bool  // base was learned from a client, or the input began here
+	kept    api.Pending
+	known   bool  // its base was learned from a client, or the input began here
 	eof     int64 // length of the input; -1: not known yet
 	tasks   []relayTask
 	changed chan struct{} // closed and replaced when there is more to send
@@ -58,8 +57,8 @@ func (r *relay) attach(acked int64) int {
 	defer r.mu.Unlock()
 	r.client++
 	if !r.known {
-		r.known, r.base = true, acked
-		r.buf = nil
+		r.known = true
+		r.kept.Restart(acked)
 		r.wake()
 	}
 	return r.client
@@ -75,7 +74,7 @@ func (r *relay) write(client int, off int64, data []byte) error {
 	if client != r.client {
 		return errNewerClient
 	}
-	end := r.base + int64(len(r.buf))
+	end := r.kept.End()
 	switch {
 	case off > end:
 		return invalid("", "input at %d follows none: the next byte is %d", off, end)
@@ -87,16 +86,16 @@ func (r *relay) write(client int, off int64, data []byte) error {
 		return invalid("", "input goes on behind its end at %d", r.eof)
 	}
 	if r.open() {
-		if len(r.buf)+len(data) > inputWindow {
-			return tooLarge("", "input is %d bytes ahead; at most %d may be on the way", len(r.buf)+len(data), inputWindow)
+		if r.kept.Len()+len(data) > inputWindow {
+			return tooLarge("", "input is %d bytes ahead; at most %d may be on the way", r.kept.Len()+len(data), inputWindow)
 		}
 		was := r.fullLocked()
-		r.buf = append(r.buf, data...)
+		r.kept.Append(data)
 		if r.fullLocked() && !was {
 			r.feed.changed() // why it waits may have to be said
 		}
 	} else {
-		r.base += int64(len(data)) // nobody reads: count it as taken
+		r.kept.Skip(len(data)) // nobody reads: count it as taken
 	}
 	r.wake()
 	return nil
@@ -109,7 +108,7 @@ func (r *relay) end(client int, length int64) error {
 	if client != r.client {
 		return errNewerClient
 	}
-	if end := r.base + int64(len(r.buf)); length < end {
+	if end := r.kept.End(); length < end {
 		return invalid("", "input ends at %d, but %d bytes were sent", length, end)
 	}
 	r.eof = length
@@ -140,19 +139,19 @@ func (r *relay) full() bool {
 	return r.fullLocked()
 }
 
-func (r *relay) fullLocked() bool { return len(r.buf) > inputWindow-api.MaxChunk }
+func (r *relay) fullLocked() bool { return r.kept.Len() > inputWindow-api.MaxChunk }
 
 // state tells a client up to where every task that still reads has taken the
 // input, and whether none does.
 func (r *relay) state() (taken int64, shut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.base, !r.open()
+	return r.kept.Base(), !r.open()
 }
 
-// next returns what task i gets next. ok is false when there is nothing now;
+// next returns what task i gets next, in the memory of buf where that is enough. ok is false when there is nothing now;
 // wait is closed when that changed. done says that it will get nothing more.
-func (r *relay) next(i int) (off int64, data []byte, eof, ok, done bool, wait <-chan struct{}) {
+func (r *relay) next(i int, buf []byte) (off int64, data []byte, eof, ok, done bool, wait <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := &r.tasks[i]
@@ -162,12 +161,9 @@ func (r *relay) next(i int) (off int64, data []byte, eof, ok, done bool, wait <-
 	if !r.known {
 		return 0, nil, false, false, false, r.changed
 	}
-	end := r.base + int64(len(r.buf))
-	from := max(t.taken, r.base)
-	if from < end {
-		data = append([]byte(nil), r.buf[from-r.base:min(end-r.base, from-r.base+api.MaxChunk)]...)
-	}
-	last := max(from, min(end, from+int64(len(data))))
+	from := max(t.taken, r.kept.Base())
+	data = r.kept.CopyTo(buf[:0], from, api.MaxInput)
+	last := from + int64(len(data))
 	eof = r.eof >= 0 && last >= r.eof
 	if len(data) == 0 && !eof {
 		return 0, nil, false, false, false, r.changed
@@ -204,17 +200,14 @@ func (r *relay) shut(i int) {
 
 // trim drops what every task that reads has taken. r.mu is held.
 func (r *relay) trim() {
-	end := r.base + int64(len(r.buf))
-	low := end
+	low := r.kept.End()
 	for i := range r.tasks {
 		if t := &r.tasks[i]; !t.shut {
-			low = min(low, max(t.taken, r.base))
+			low = min(low, max(t.taken, r.kept.Base()))
 		}
 	}
-	r.buf = r.buf[low-r.base:]
-	r.base = low
-	if len(r.buf) == 0 {
-		r.buf = nil
+	if r.kept.Drop(low); !r.open() {
+		r.kept.Restart(r.kept.Base()) // its memory is not needed any more
 	}
 }
 
@@ -244,8 +237,9 @@ func (js *jobs) inputNode(j *job, ref api.TaskRef) string {
 // more or has ended.
 func (js *jobs) sendInput(ctx context.Context, j *job, ref api.TaskRef) {
 	wait, unknown := inputRetryMin, 0
+	var buf, message []byte
 	for {
-		off, data, eof, ok, done, more := j.relay.next(ref.Index)
+		off, data, eof, ok, done, more := j.relay.next(ref.Index, buf)
 		if done {
 			return
 		}
@@ -261,7 +255,9 @@ func (js *jobs) sendInput(ctx context.Context, j *job, ref api.TaskRef) {
 		if node == "" {
 			return
 		}
-		ack, err := js.request(ctx, node, api.VerbInput, api.InputChunk{TaskRef: ref, Offset: off, Data: data, EOF: eof})
+		buf = data
+		message = api.AppendInput(message[:0], api.InputChunk{TaskRef: ref, Offset: off, Data: data, EOF: eof})
+		ack, err := js.requestRaw(ctx, node, api.VerbInput, message)
 		switch code := api.CodeOf(err); {
 		case err == nil:
 			unknown = 0

@@ -53,7 +53,7 @@ func TestRelay(t *testing.T) {
 				acked, sent = off, max(sent, off)
 			case 3: // a task takes some
 				i := rapid.IntRange(0, n-1).Draw(t, "task")
-				off, data, last, ok, _, _ := r.next(i)
+				off, data, last, ok, _, _ := r.next(i, nil)
 				if !ok || ended[i] {
 					return
 				}
@@ -97,7 +97,7 @@ func TestRelay(t *testing.T) {
 			}
 			for i := range n {
 				for !ended[i] {
-					off, data, last, ok, _, _ := r.next(i)
+					off, data, last, ok, _, _ := r.next(i, nil)
 					if !ok {
 						break
 					}

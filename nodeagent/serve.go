@@ -61,12 +61,13 @@ func (s *session) onStart(msg *nats.Msg) {
 }
 
 func (s *session) onInput(msg *nats.Msg) {
-	var c api.InputChunk
-	if !s.decode(msg, &c) {
+	c, err := api.ParseInput(msg.Data)
+	if err != nil {
+		s.ack(msg, &api.Error{Code: api.CodeInvalid, Msg: err.Error()})
 		return
 	}
 	came := time.Now()
-	err := s.a.tasks.Input(c, func(ack api.Ack) {
+	err = s.a.tasks.Input(c, func(ack api.Ack) {
 		if time.Since(came) < replyWithin {
 			s.reply(msg, ack)
 		}

@@ -273,6 +273,7 @@ type session struct {
 	err    chan error     // why reading ended
 	done   chan struct{}  // closed when the session is over
 	sent   int64          // input up to here was sent on this connection
+	piece  []byte         // the input that was sent last
 	eof    bool           // and its end
 	buf    []byte
 }
@@ -536,8 +537,9 @@ func (r *run) sendInput(s *session) error {
 		return nil
 	}
 	for {
-		off, data, eof := r.in.from(s.sent, inputPiece)
+		off, data, eof := r.in.from(s.sent, s.piece)
 		if len(data) > 0 {
+			s.piece = data
 			if err := s.write(api.Frame{Type: api.FrameInput, Offset: off, Data: data}); err != nil {
 				return err
 			}
@@ -557,8 +559,7 @@ type inputBuffer struct {
 	more chan struct{} // capacity 1: there is something new to send
 
 	mu   sync.Mutex
-	base int64
-	buf  []byte
+	kept api.Pending
 	eof  bool
 	stop bool
 	room *sync.Cond
@@ -576,9 +577,9 @@ func (b *inputBuffer) fill(ctx context.Context, r io.Reader) {
 	for {
 		n, err := r.Read(piece)
 		b.mu.Lock()
-		b.buf = append(b.buf, piece[:n]...)
+		b.kept.Append(piece[:n])
 		b.eof = err != nil
-		for len(b.buf) > inputWindow-inputPiece && !b.stop {
+		for b.kept.Len() > inputWindow-inputPiece && !b.stop {
 			b.room.Wait()
 		}
 		done := b.eof || b.stop
@@ -601,32 +602,27 @@ func (b *inputBuffer) tell() {
 func (b *inputBuffer) start() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.base
+	return b.kept.Base()
 }
 
-// from returns what there is from off on, n bytes at most, and whether the
-// input ends behind it.
-func (b *inputBuffer) from(off int64, n int) (at int64, data []byte, eof bool) {
+// from returns what there is from off on, a piece at most, in the memory of buf where that is enough, and whether
+// the input ends behind it.
+func (b *inputBuffer) from(off int64, buf []byte) (at int64, data []byte, eof bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stop {
 		return off, nil, false
 	}
-	off = max(off, b.base)
-	rest := b.buf[min(off-b.base, int64(len(b.buf))):]
-	data = append([]byte(nil), rest[:min(n, len(rest))]...)
-	return off, data, b.eof && len(data) == len(rest)
+	off = max(off, b.kept.Base())
+	data = b.kept.CopyTo(buf[:0], off, inputPiece)
+	return off, data, b.eof && off+int64(len(data)) >= b.kept.End()
 }
 
 // acked drops what every task has taken.
 func (b *inputBuffer) acked(off int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n := off - b.base; n > 0 {
-		n = min(n, int64(len(b.buf)))
-		b.buf = b.buf[n:]
-		b.base += n
-	}
+	b.kept.Drop(min(off, b.kept.End()))
 	if b.room != nil {
 		b.room.Broadcast()
 	}
@@ -636,7 +632,8 @@ func (b *inputBuffer) acked(off int64) {
 func (b *inputBuffer) shut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.stop, b.buf = true, nil
+	b.stop = true
+	b.kept.Restart(b.kept.Base())
 	if b.room != nil {
 		b.room.Broadcast()
 	}

@@ -141,6 +141,43 @@ func BenchmarkRunOutput(b *testing.B) {
 	b.ReportMetric(size/1e3/disk.report(b, "ms/disk"), "MB/s-disk")
 }
 
+// BenchmarkRunInput tells how fast a task gets its input through `muster run`, beside how fast output of the same
+// size comes back. Input goes no way over a disk; the task takes each piece before the next but one is sent.
+func BenchmarkRunInput(b *testing.B) {
+	c, _ := benchCluster(b)
+	program := c.asUser(b)
+	const size = 256 << 20
+	b.SetBytes(size)
+	zeros, err := os.Create(filepath.Join(b.TempDir(), "zeros"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer zeros.Close()
+	if err := zeros.Truncate(size); err != nil {
+		b.Fatal(err)
+	}
+	var output timings
+	for b.Loop() {
+		if _, err := zeros.Seek(0, io.SeekStart); err != nil {
+			b.Fatal(err)
+		}
+		cmd := program("run", "wc", "-c")
+		cmd.Stdin = zeros
+		out, err := cmd.Output()
+		if err != nil || string(bytes.TrimSpace(out)) != strconv.Itoa(size) {
+			b.Fatalf("wc -c said %q, want %d (%v)", out, size, err)
+		}
+		b.StopTimer()
+		begin := time.Now()
+		if err := program("run", "head", "-c", strconv.Itoa(size), "/dev/zero").Run(); err != nil {
+			b.Fatal(err)
+		}
+		output = append(output, time.Since(begin))
+		b.StartTimer()
+	}
+	b.ReportMetric(size/1e3/output.report(b, "ms/output"), "MB/s-output")
+}
+
 // writeSynced is how long the disk takes for size bytes that are synced every 8 MiB.
 func writeSynced(b *testing.B, path string, size int) time.Duration {
 	b.Helper()

@@ -7,9 +7,11 @@ import (
 
 const (
 	// inputSize is how much input a shim holds that the program has not read.
-	inputSize = 256 << 10
+	inputSize = 1 << 20
 	// inputRoom is how much must be free before more is asked for.
 	inputRoom = inputSize / 2
+	// inputWrite is how much is written to the program at once.
+	inputWrite = 256 << 10
 )
 
 // input is a program's standard input on its way into the pipe. take, end,
@@ -19,7 +21,8 @@ type input struct {
 
 	mu   sync.Mutex
 	work sync.Cond // signaled when there is something for feed
-	buf  []byte    // taken and not yet in the pipe
+	buf  []byte    // taken, and feed does not have it yet
+	held int       // bytes that feed has and that are not in the pipe yet
 	next int64     // position of the first byte that was not taken
 	owed int       // acknowledgements that wait for room
 	eof  bool      // nothing follows buf
@@ -42,7 +45,7 @@ func (in *input) take(off int64, data []byte) {
 		return
 	}
 	data = data[in.next-off:]
-	data = data[:min(len(data), inputSize-len(in.buf))]
+	data = data[:min(len(data), inputSize-in.held-len(in.buf))]
 	in.buf = append(in.buf, data...)
 	in.next += int64(len(data))
 	in.work.Signal()
@@ -63,7 +66,7 @@ func (in *input) end(off int64) {
 func (in *input) acks() (n int, next int64, shut bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if len(in.buf) <= inputSize-inputRoom || in.shut || in.eof {
+	if in.held+len(in.buf) <= inputSize-inputRoom || in.shut || in.eof {
 		n, in.owed = in.owed, 0
 	}
 	return n, in.next, in.shut
@@ -88,6 +91,7 @@ func (in *input) close() {
 // feed writes to the program until its input ends, then closes w.
 func (in *input) feed(w io.WriteCloser) {
 	defer w.Close()
+	var piece []byte
 	for {
 		in.mu.Lock()
 		for len(in.buf) == 0 && !in.eof && !in.shut {
@@ -97,17 +101,22 @@ func (in *input) feed(w io.WriteCloser) {
 			in.mu.Unlock()
 			return
 		}
-		piece := append([]byte(nil), in.buf[:min(len(in.buf), 64<<10)]...)
+		// The two buffers take turns, so that nothing is copied.
+		piece, in.buf = in.buf, piece[:0]
+		in.held = len(piece)
 		in.mu.Unlock()
 
-		n, err := w.Write(piece)
-		if err != nil {
-			in.close()
-			return
+		for rest := piece; len(rest) > 0; {
+			n, err := w.Write(rest[:min(len(rest), inputWrite)])
+			if err != nil {
+				in.close()
+				return
+			}
+			rest = rest[n:]
+			in.mu.Lock()
+			in.held = len(rest)
+			in.mu.Unlock()
+			in.changed()
 		}
-		in.mu.Lock()
-		in.buf = append(in.buf[:0], in.buf[min(n, len(in.buf)):]...)
-		in.mu.Unlock()
-		in.changed()
 	}
 }

@@ -237,8 +237,8 @@ func (m *Manager) weigh(job uint64) {
 // goroutine, when the task has taken it or has taken what it can for now; it
 // may never be called when the task's shim is lost.
 func (m *Manager) Input(c api.InputChunk, reply func(api.Ack)) error {
-	if c.Offset < 0 || len(c.Data) > api.MaxChunk {
-		return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("input for task %s: at most %d bytes at a position of 0 or more", c.TaskRef, api.MaxChunk)}
+	if c.Offset < 0 || len(c.Data) > api.MaxInput {
+		return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("input for task %s: at most %d bytes at a position of 0 or more", c.TaskRef, api.MaxInput)}
 	}
 	r, err := m.find(c.TaskRef)
 	if err != nil {

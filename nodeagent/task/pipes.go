@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outputPipe is the size of the pipes that output comes through: fewer
-// switches between program and shim than with the kernel's 64 KiB.
-const outputPipe = 256 << 10
+// largePipe is the size of the pipes of a program: fewer switches between it and its shim than
+// with the kernel's 64 KiB.
+const largePipe = 256 << 10
 
 // pipes are what connects a shim and its program.
 type pipes struct {
@@ -42,6 +42,7 @@ func openPipes(input, terminal bool) (p *pipes, err error) {
 		if err != nil {
 			return p, err
 		}
+		unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, largePipe) // a wish
 		p.stdin, p.theirs = w, append(p.theirs, r)
 	} else {
 		null, err := os.Open(os.DevNull)
@@ -56,7 +57,7 @@ func openPipes(input, terminal bool) (p *pipes, err error) {
 			return p, err
 		}
 		if ours != &p.report {
-			unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, outputPipe) // a wish
+			unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, largePipe) // a wish
 		}
 		*ours, p.theirs = r, append(p.theirs, w)
 	}

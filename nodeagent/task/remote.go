@@ -31,6 +31,7 @@ type remote struct {
 
 	mu       sync.Mutex
 	conn     net.Conn // the shim; nil while there is none
+	frame    []byte   // memory of what is sent to it
 	status   api.TaskStatus
 	events   []sentEvent
 	waiters  []func(api.Ack) // for one FrameInputAck each, in order; nil: nobody cares
@@ -289,7 +290,8 @@ func (r *remote) sendLocked(f api.Frame) {
 		return
 	}
 	r.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if _, err := r.conn.Write(api.AppendFrame(nil, f)); err != nil {
+	r.frame = api.AppendFrame(r.frame[:0], f)
+	if _, err := r.conn.Write(r.frame); err != nil {
 		r.conn.Close() // attend notices
 	}
 }

@@ -117,7 +117,7 @@ func FuzzRequests(f *testing.F) {
 	}
 	add(0, api.TaskStart{TaskRef: api.TaskRef{Job: 1}, Argv: []string{"true"}, Host: "n1", Files: []api.SentFile{{Path: "a/b", SHA256: string(bytes.Repeat([]byte("0"), 64))}}})
 	add(0, api.TaskStart{TaskRef: api.TaskRef{Job: 1, Index: -1}, Argv: []string{"true\x00"}, Host: "n1"})
-	add(1, api.InputChunk{TaskRef: api.TaskRef{Job: 7}, Data: []byte("in"), EOF: true})
+	f.Add(uint8(1), api.AppendInput(nil, api.InputChunk{TaskRef: api.TaskRef{Job: 7}, Data: []byte("in"), EOF: true}))
 	add(2, api.TaskSignal{TaskRef: api.TaskRef{Job: 7}, Signal: 9})
 	add(3, api.TaskRef{Job: 7})
 	f.Fuzz(func(t *testing.T, verb uint8, body []byte) {
@@ -141,8 +141,7 @@ func FuzzRequests(f *testing.F) {
 				}
 			}
 		case 1:
-			var c api.InputChunk
-			if json.Unmarshal(body, &c) == nil {
+			if c, err := api.ParseInput(body); err == nil {
 				m.Input(c, func(api.Ack) {})
 			}
 		case 2:
