@@ -164,6 +164,7 @@ type TaskStart struct {
 	Errors     string   `json:"errors,omitempty"`
 	Fetch      []string `json:"fetch,omitempty"`
 	Containers bool     `json:"containers,omitempty"`
+	OneOutput  bool     `json:"one_output,omitempty"`
 }
 
 // TaskWindow tells a task with a terminal its new size.

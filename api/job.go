@@ -24,7 +24,7 @@ func (s JobState) Ended() bool {
 // SentFile is a file that travels with a job: its content was uploaded as a
 // blob before, and every node that runs a task of the job gets it.
 type SentFile struct {
-	Path   string `json:"path" doc:"relative, clean, below the task's working directory"`
+	Path   string `json:"path" doc:"relative, clean, below the task's working directory; may be any bytes"`
 	SHA256 string `json:"sha256"`
 	Size   int64  `json:"size"`
 	Mode   uint32 `json:"mode" doc:"permission bits"`
@@ -44,6 +44,9 @@ type JobSpec struct {
 	Detached bool       `json:"detached,omitempty" doc:"its user may go away"`
 	Stdin    bool       `json:"stdin,omitempty" doc:"a client will send input; else it is empty"`
 	Label    bool       `json:"label,omitempty" doc:"output lines are shown with their task"`
+	// OneOutput has errors come with the output, in the order in which the program wrote both: its
+	// user has them in one place.
+	OneOutput bool `json:"one_output,omitempty"`
 
 	// Where and how it runs. Argv, Env and the paths may hold any bytes, see
 	// [EncodeText].

@@ -112,7 +112,7 @@ func startOf(j *job, index int) api.TaskStart {
 		Argv:    s.Argv, Env: s.Env, Owner: j.owner, Files: s.Files,
 		Stdin: s.Stdin && (index == 0 || !s.StdinFirst),
 		Cores: j.cores(), MemMiB: s.MemMiB, Host: t.node, Tasks: len(j.tasks), Node: t.node,
-		Umask: s.Umask, Limits: s.Limits, Terminal: s.Terminal, Containers: s.Containers,
+		Umask: s.Umask, Limits: s.Limits, Terminal: s.Terminal, Containers: s.Containers, OneOutput: s.OneOutput,
 		Output: taskFile(s.Output, j.id, index), Errors: taskFile(s.Errors, j.id, index),
 	}
 	for _, p := range s.Fetch {

@@ -127,8 +127,12 @@ func checkStrings(s api.JobSpec) error {
 		}
 	}
 	if total > maxStrings {
+		most := ""
+		if len(largest) > 4<<10 { // else none of them is to blame
+			most = fmt.Sprintf(", %.20q... alone %d", api.DecodeText(largest), len(largest))
+		}
 		return tooLarge("send long lists in a file (--send FILE), or run with a smaller environment: env -u NAME, or env -i",
-			"arguments and environment have %d bytes together, %.20q... alone %d; at most %d are taken", total, api.DecodeText(largest), len(largest), maxStrings)
+			"arguments and environment have %d bytes together%s; at most %d are taken", total, most, maxStrings)
 	}
 	return nil
 }
@@ -225,17 +229,18 @@ func checkFiles(files []api.SentFile) error {
 	}
 	seen := map[string]bool{}
 	for _, f := range files {
+		f.Path = api.DecodeText(f.Path)
 		switch {
 		case f.Path == "" || f.Path != path.Clean(f.Path) || path.IsAbs(f.Path) || f.Path == ".." || f.Path == "." || strings.HasPrefix(f.Path, "../") || strings.IndexByte(f.Path, 0) >= 0:
 			return invalid("name files below the working directory", "file path %q is not a clean relative path", f.Path)
 		case seen[f.Path]:
-			return invalid("", "file %s is sent twice", f.Path)
+			return invalid("", "file %q is sent twice", f.Path)
 		case f.Size < 0 || f.Size > maxFileSize:
-			return tooLarge("put it on a share", "file %s has %d bytes; at most %d travel with a job", f.Path, f.Size, int64(maxFileSize))
+			return tooLarge("put it on a share", "file %q has %d bytes; at most %d travel with a job", f.Path, f.Size, int64(maxFileSize))
 		case !isSHA256(f.SHA256):
-			return invalid("", "file %s: %.80q is not a SHA-256 in hexadecimal", f.Path, f.SHA256)
+			return invalid("", "file %q: %.80q is not a SHA-256 in hexadecimal", f.Path, f.SHA256)
 		case f.Mode&^0o777 != 0:
-			return invalid("", "file %s: mode %o has more than permission bits", f.Path, f.Mode)
+			return invalid("", "file %q: mode %o has more than permission bits", f.Path, f.Mode)
 		}
 		seen[f.Path] = true
 	}

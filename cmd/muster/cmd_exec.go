@@ -25,7 +25,7 @@ type execFlags struct {
 func newExecCommand(at *headFlag) *cobra.Command {
 	var f execFlags
 	c := &cobra.Command{
-		Use:   "exec --all|--on NODES [--] COMMAND [ARG...]",
+		Use:   "exec --all|--on NODES [flags] [--] COMMAND [ARG...]",
 		Short: "Run a command on every node and sum up what differs",
 		Long: `Run a command on every node, or on those that --on names, also on paused and
 full ones: it takes no core. It runs as the caller, without input, in an empty

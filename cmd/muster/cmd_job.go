@@ -293,7 +293,7 @@ func newJobAttachCommand(at *headFlag) *cobra.Command {
 		Long: `Stay with a job to its end, as if it had been started here: what it has written
 and what it still writes is printed, Ctrl-C and other signals go to it, and the
 exit status is its own. It gets no input. To look on without a hand in it use
-muster job logs -f.`,
+muster job logs -f. Files of --fetch stay at the head: muster job fetch.`,
 		Example: "  muster job attach 17",
 		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
@@ -301,7 +301,8 @@ muster job logs -f.`,
 			if err != nil {
 				return err
 			}
-			if _, err := call.client.Job(cmd.Context(), id); err != nil {
+			j, err := call.client.Job(cmd.Context(), id)
+			if err != nil {
 				return err
 			}
 			// Signals belong to the job from here on.
@@ -310,16 +311,19 @@ muster job logs -f.`,
 			signals, stop := passSignals(ctx, false)
 			defer stop()
 			out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
-			j, err := call.client.Attach(ctx, id, client.RunOptions{
-				Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", harmless(text)) },
-				Output: func(_ int, stream api.Stream, data []byte) error {
-					w := out
-					if stream == api.Stderr {
-						w = errOut
-					}
-					_, err := w.Write(data)
-					return err
-				},
+			err = withFiles(ctx, writtenFiles(j, -1, out, errOut), errOut, func() (err error) {
+				j, err = call.client.Attach(ctx, id, client.RunOptions{
+					Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", harmless(text)) },
+					Output: func(_ int, stream api.Stream, data []byte) error {
+						w := out
+						if stream == api.Stderr {
+							w = errOut
+						}
+						_, err := w.Write(data)
+						return err
+					},
+				})
+				return err
 			})
 			if errors.Is(err, client.ErrInterrupted) {
 				fmt.Fprintf(errOut, "muster: %v\n", err)
@@ -328,12 +332,18 @@ muster job logs -f.`,
 			if err != nil {
 				return err
 			}
-			if status := jobStatus(errOut, j); status != 0 {
+			status := jobStatus(errOut, j)
+			if len(j.Spec.Fetch) > 0 {
+				fmt.Fprintf(errOut, "muster: the files of job %d are at the head; bring them here with: muster job fetch %d\n", id, id)
+			}
+			if status != 0 {
 				return exitStatus(status)
 			}
 			return nil
 		}),
 		ValidArgsFunction: at.completeJobs,
+		Annotations: map[string]string{"status": `Exit status: that of the job as muster run has it, 1 when muster itself failed,
+2 for wrong use.`},
 	}
 }
 
@@ -341,8 +351,10 @@ func newJobLogsCommand(at *headFlag) *cobra.Command {
 	var follow bool
 	var task int
 	c := &cobra.Command{
-		Use:     "logs JOB",
-		Short:   "Print the output of a job",
+		Use:   "logs JOB",
+		Short: "Print the output of a job",
+		Long: `Print the output of a job: what the head keeps of it, or the file that it is
+written to (-o, -e, or NAME-JOB.out of a detached job).`,
 		Example: "  muster job logs 17\n  muster job logs -f --task 2 17",
 		Args:    cobra.ExactArgs(1),
 		RunE: at.run(func(cmd *cobra.Command, args []string, call *caller) error {
@@ -350,14 +362,19 @@ func newJobLogsCommand(at *headFlag) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if j, err := call.client.Job(cmd.Context(), id); err == nil && j.Spec.Output != "" {
-				fmt.Fprintf(cmd.ErrOrStderr(), "muster: output of job %d: %s\n", id, outputOf(j))
+			j, err := call.client.Job(cmd.Context(), id)
+			if err != nil {
+				return err
 			}
-			return call.client.Logs(cmd.Context(), id, task, follow, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return withFiles(cmd.Context(), writtenFiles(j, task, out, errOut), errOut, func() error {
+				return call.client.Logs(cmd.Context(), id, task, follow, out, errOut)
+			})
 		}),
 		ValidArgsFunction: at.completeJobs,
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the job ends")
-	c.Flags().IntVar(&task, "task", -1, "only the task with this `number` (default: all)")
+	c.Flags().IntVar(&task, "task", -1, "only the task with this `number`, not all")
+	c.Flags().Lookup("task").DefValue = "" // help shows none
 	return c
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -94,9 +92,9 @@ logs.`,
 	flags.BoolVar(&f.spread, "spread", false, "no two tasks on one node")
 	flags.StringVar(&f.on, "on", "", "only on these `nodes`, as n1, n[1-4,7] or label:gpu")
 	flags.IntVarP(&f.cores, "cores", "c", 1, "`cores` of each task")
-	flags.IntVar(&f.cores, "cpus", 1, "the same as --cores")
+	flags.IntVar(&f.cores, "cpus", 1, "`cores`: the same as --cores")
 	flags.StringVar(&f.mem, "mem", "", "`memory` of each task, as 512M or 2G")
-	flags.StringArrayVar(&f.send, "send", nil, "`file` to send along; it is in the command's working directory under the same relative path")
+	flags.StringArrayVar(&f.send, "send", nil, "`file` or folder to send along; it is in the command's working directory under the same relative path")
 	flags.StringArrayVar(&f.fetch, "fetch", nil, "`file` to bring back when the command has ended, from its working directory to the same relative path here")
 	flags.StringVar(&f.name, "name", "", "`name` of the job (default: its command)")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "print the job's number and return; without -o the output goes to NAME-JOB.out here, where that is on a share")
@@ -104,7 +102,7 @@ logs.`,
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal, as for an editor or a shell")
 	flags.StringVarP(&f.output, "output", "o", "", "`file` on a share that the node writes output and errors to; %j is the job's number, %t the task's")
 	flags.StringVarP(&f.errors, "error", "e", "", "`file` on a share for errors alone")
-	flags.StringVar(&f.stdin, "stdin", "all", "who reads the input: all, first or none")
+	flags.StringVar(&f.stdin, "stdin", "all", "`who` reads the input: all tasks, the first or none")
 	flags.BoolVar(&f.alone, "private", false, "work in an empty private folder, not in this one")
 	flags.StringSliceVar(&f.allow, "allow", nil, "`containers`: let the command make user namespaces, mounts in them and FUSE file systems, as Apptainer and bubblewrap do; the cluster has to allow it, and such a task cannot move")
 	flags.StringVar(&f.time, "time", "", "")
@@ -113,6 +111,7 @@ logs.`,
 highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
 	_ = c.RegisterFlagCompletionFunc("on", at.completeNodeItems)
 	_ = c.RegisterFlagCompletionFunc("allow", words(allowContainers))
+	_ = c.RegisterFlagCompletionFunc("stdin", words("all", "first", "none"))
 	for _, name := range []string{"tasks", "cores", "cpus", "mem", "name"} {
 		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
@@ -122,9 +121,9 @@ highest of several tasks), 255 when muster itself failed, 2 for wrong use.`}
 // runJob submits a job and stays with it to its end. It returns the exit
 // status of the job.
 func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, error) {
-	for _, name := range []string{"output", "error"} {
+	for name, what := range map[string]string{"output": "-o is given no name of a file", "error": "-e is given no name of a file", "on": "--on is given no nodes; leave it out for any"} {
 		if l := cmd.Flags().Lookup(name); l.Changed && l.Value.String() == "" {
-			return 0, usagef("-%s is given no name of a file", l.Shorthand)
+			return 0, usagef("%s", what)
 		}
 	}
 	spec, err := f.spec(args)
@@ -150,7 +149,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 
 	if err := untilSignal(ctx, signals.passed, func(ctx context.Context) error {
 		inShare(ctx, call.client, &spec)
-		return sendFiles(ctx, call.client, f.send, spec.Files)
+		return sendFiles(ctx, call.client, spec.Files)
 	}); err != nil {
 		return 0, err
 	}
@@ -165,6 +164,7 @@ func runJob(cmd *cobra.Command, at *headFlag, f runFlags, args []string) (int, e
 		return 0, sayDetached(cmd, j)
 	}
 	out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	spec.OneOutput = sameFile(out, errOut)
 	run := client.RunOptions{Signals: signals.passed, Notice: func(text string) { fmt.Fprintf(errOut, "muster: %s\n", harmless(text)) }}
 	waits := &waitNotice{say: run.Notice}
 	defer waits.stop()
@@ -212,7 +212,7 @@ func sayDetached(cmd *cobra.Command, j api.Job) error {
 	if _, err := fmt.Fprintln(cmd.OutOrStdout(), j.ID); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(cmd.ErrOrStderr(), "muster: output of job %d: %s\n", j.ID, outputOf(j))
+	_, err := fmt.Fprintf(cmd.ErrOrStderr(), "muster: output of job %d: %s\n", j.ID, harmless(outputOf(j)))
 	return err
 }
 
@@ -286,12 +286,8 @@ func (f runFlags) spec(args []string) (api.JobSpec, error) {
 	for i, a := range spec.Argv {
 		spec.Argv[i] = api.EncodeText(a)
 	}
-	for _, name := range f.send {
-		path := filepath.ToSlash(filepath.Clean(name))
-		if filepath.IsAbs(name) || !fs.ValidPath(path) {
-			return api.JobSpec{}, usagef("--send %s: it would not be below the working directory; cd to its folder and name it from there", name)
-		}
-		spec.Files = append(spec.Files, api.SentFile{Path: path})
+	if spec.Files, err = sentPaths(f.send); err != nil {
+		return api.JobSpec{}, err
 	}
 	spec.Fetch, err = fetchPaths(f.fetch)
 	return spec, err
@@ -398,50 +394,6 @@ func parseMemory(s string) (int64, error) {
 		}
 	}
 	return 0, usagef("--mem %s: write memory as 512M or 2G", s)
-}
-
-// sendFiles uploads the files of a job.
-func sendFiles(ctx context.Context, c *client.Client, names []string, files []api.SentFile) error {
-	for i := range files {
-		if err := sendFile(ctx, c, names[i], &files[i]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sendFile uploads the file name unless the head has its content, and fills
-// in what the job must know of it.
-func sendFile(ctx context.Context, c *client.Client, name string, file *api.SentFile) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return usagef("--send %s: %w", name, cause(err))
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return fmt.Errorf("sending %s: %w", name, cause(err))
-	case info.IsDir():
-		return usagef("--send %s: it is a folder; send its files one by one, or one archive of them", name)
-	case !info.Mode().IsRegular():
-		return usagef("--send %s: it is no regular file", name)
-	}
-	h := sha256.New()
-	if file.Size, err = io.Copy(h, readerUntil{ctx, f}); err != nil {
-		return fmt.Errorf("sending %s: %w", name, cause(err))
-	}
-	file.SHA256 = hex.EncodeToString(h.Sum(nil))
-	file.Mode = uint32(info.Mode().Perm())
-	has, err := c.HasBlob(ctx, file.SHA256)
-	if err != nil || has {
-		return err
-	}
-	err = c.PutBlob(ctx, file.SHA256, file.Size, func() (io.ReadCloser, error) { return os.Open(name) })
-	if err != nil {
-		return fmt.Errorf("sending %s: %w", name, err)
-	}
-	return nil
 }
 
 // cause is what the operating system said, without the operation and the

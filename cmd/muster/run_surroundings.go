@@ -64,6 +64,18 @@ func ownLimits() []api.Limit {
 	return out
 }
 
+// sameFile tells whether output and errors go to one place, as with 2>&1 and on a terminal.
+func sameFile(out, errOut io.Writer) bool {
+	o, ok1 := out.(*os.File)
+	e, ok2 := errOut.(*os.File)
+	if !ok1 || !ok2 {
+		return false
+	}
+	so, err1 := o.Stat()
+	se, err2 := e.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(so, se)
+}
+
 // untilSignal does what comes before there is a job, and gives it up when a signal comes.
 func untilSignal(ctx context.Context, signals <-chan os.Signal, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)

@@ -9,10 +9,13 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // table writes rows in columns. Columns are as wide as their widest cell;
-// where all do not fit into [textWidth], the last one is cut, or wrapped.
+// where all do not fit into the terminal, the last one is cut, or wrapped at [textWidth]. What is no terminal gets
+// whole lines: grep would miss what is cut.
 type table struct {
 	head []string
 	rows [][]string
@@ -27,7 +30,10 @@ const maxColumn = 40
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
-func (t *table) write(w io.Writer) error {
+func (t *table) write(w io.Writer) error { return t.writeIn(w, lineWidth(w)) }
+
+// writeIn writes into lines of so many columns.
+func (t *table) writeIn(w io.Writer, width int) error {
 	for _, row := range t.rows {
 		for i := range row {
 			row[i] = harmless(row[i])
@@ -64,7 +70,7 @@ func (t *table) write(w io.Writer) error {
 			}
 			text = strings.TrimRight(text, " ")
 			if !t.whole {
-				text = cut(text, textWidth)
+				text = cut(text, width)
 			}
 			if _, err := fmt.Fprintln(w, text); err != nil {
 				return err
@@ -72,6 +78,22 @@ func (t *table) write(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// pipedWidth bounds the lines of what is no terminal: a command has up to half a megabyte.
+const pipedWidth = 1000
+
+// lineWidth is how long lines of a listing may be.
+func lineWidth(w io.Writer) int {
+	fd := terminalOf(w)
+	if fd < 0 {
+		return pipedWidth
+	}
+	columns, _, err := term.GetSize(fd)
+	if err != nil || columns <= 0 {
+		return textWidth
+	}
+	return columns
 }
 
 // wrapText breaks s at spaces into lines of at most n runes, where words allow.

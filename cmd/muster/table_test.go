@@ -16,7 +16,7 @@ func TestTableFits(t *testing.T) {
 	tab.add("x", "é", strings.Repeat("y", 200))
 	tab.add("wide cell", "", "end")
 	var b strings.Builder
-	if err := tab.write(&b); err != nil {
+	if err := tab.writeIn(&b, textWidth); err != nil {
 		t.Fatal(err)
 	}
 	want := "A          LONGER  LAST\n" +
@@ -29,6 +29,13 @@ func TestTableFits(t *testing.T) {
 		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > textWidth {
 			t.Errorf("line is %d wide, want at most %d: %s", n, textWidth, line)
 		}
+	}
+	b.Reset()
+	if err := tab.write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), strings.Repeat("y", 200)+"\n") {
+		t.Errorf("a pipe gets a line that is cut:\n%s", b.String())
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -28,11 +29,12 @@ func checkFiles(files []api.SentFile) error {
 	}
 	seen := make(map[string]bool, len(files))
 	for _, f := range files {
+		f.Path = api.DecodeText(f.Path)
 		clean := filepath.Clean(f.Path)
 		sum, err := hex.DecodeString(f.SHA256)
 		var why string
 		switch {
-		case !filepath.IsLocal(f.Path) || clean != f.Path || clean == ".":
+		case strings.IndexByte(f.Path, 0) >= 0 || !filepath.IsLocal(f.Path) || clean != f.Path || clean == ".":
 			why = "its path is not a clean path below the working directory"
 		case seen[clean]:
 			why = "it is sent twice"
@@ -73,6 +75,7 @@ func prepareWork(ctx context.Context, work string, t api.TaskStart, get fetch) e
 	}
 	defer root.Close()
 	for _, f := range t.Files {
+		f.Path = api.DecodeText(f.Path)
 		if err := makeParents(root, filepath.Dir(f.Path), uid, gid); err != nil {
 			return err
 		}

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"muster/api"
 )
 
 // largePipe is the size of the pipes of a program: fewer switches between it and its shim than
@@ -25,8 +27,8 @@ type pipes struct {
 	theirs []*os.File
 }
 
-// openPipes makes pipes, or, for a terminal, what is needed to get it from init.
-func openPipes(input, terminal bool) (p *pipes, err error) {
+// openPipes makes pipes for a task, or, for its terminal, what is needed to get that from init.
+func openPipes(t api.TaskStart) (p *pipes, err error) {
 	p = &pipes{}
 	defer func() {
 		if err != nil {
@@ -34,10 +36,10 @@ func openPipes(input, terminal bool) (p *pipes, err error) {
 			err = fmt.Errorf("making pipes for the task: %w", err)
 		}
 	}()
-	if terminal {
+	if t.Terminal != nil {
 		return p, p.openConsole()
 	}
-	if input {
+	if t.Stdin {
 		r, w, err := os.Pipe()
 		if err != nil {
 			return p, err
@@ -52,6 +54,10 @@ func openPipes(input, terminal bool) (p *pipes, err error) {
 		p.theirs = append(p.theirs, null)
 	}
 	for _, ours := range []**os.File{&p.stdout, &p.stderr, &p.report} {
+		if ours == &p.stderr && t.OneOutput {
+			p.theirs = append(p.theirs, p.theirs[1])
+			continue
+		}
 		r, w, err := os.Pipe()
 		if err != nil {
 			return p, err

@@ -94,7 +94,7 @@ func (s *shim) execute() api.TaskEvent {
 	failed := func(err error) api.TaskEvent {
 		return api.TaskEvent{State: api.JobFailed, ExitCode: 126, Error: err.Error()}
 	}
-	p, err := openPipes(s.spec.Start.Stdin, s.spec.Start.Terminal != nil)
+	p, err := openPipes(s.spec.Start)
 	if err != nil {
 		return failed(err)
 	}
