@@ -92,7 +92,15 @@ func mounts(c config) error {
 		return errors.New("making work folder " + c.work + " writable: " + err.Error())
 	}
 	for _, m := range laid {
-		if err := m.lay(); err != nil {
+		err := m.lay()
+		nested := m.below && insideAnother(m.to, c.shares)
+		switch {
+		case err != nil && nested && !c.needs(m.to):
+			// Its place is made, removed or closed by whoever owns the folder around it, which is no reason
+			// to hold up the tasks of others.
+		case err != nil && nested:
+			return errors.New("mounting " + m.to + ": " + err.Error() + "; it lies in another share, where its place has to be a folder that is no link and that root of a node may pass to")
+		case err != nil:
 			return errors.New("mounting " + m.to + ": " + err.Error())
 		}
 	}
@@ -105,6 +113,26 @@ func mounts(c config) error {
 		return errors.New("making /proc read-only: " + err.Error())
 	}
 	return nil
+}
+
+// insideAnother tells whether the place of a share is in another share.
+func insideAnother(to string, shares []share) bool {
+	for _, s := range shares {
+		if s.to != to && isBelow(to, s.to) {
+			return true
+		}
+	}
+	return false
+}
+
+// needs tells whether a task works in a share or writes its output there.
+func (c config) needs(to string) bool {
+	return isBelow(c.dir, to) || isBelow(c.stdout, to) || isBelow(c.stderr, to)
+}
+
+// isBelow tells whether path is dir or something in it.
+func isBelow(path, dir string) bool {
+	return path == dir || len(path) > len(dir) && path[:len(dir)] == dir && path[len(dir)] == '/'
 }
 
 // laidMount is a file or folder of the node that is laid over one of the task's tree.
