@@ -110,6 +110,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if m := a.cfg.Shares; m != nil {
 		g.Go(func() error { return m.Run(ctx) })
+		g.Go(func() error {
+			// The machine has asked to join by then: it is not kept from that.
+			select {
+			case <-a.speed.ready:
+				m.Preload()
+			case <-ctx.Done():
+			}
+			return nil
+		})
 	}
 	if r := a.cfg.Services; r != nil {
 		g.Go(func() error { r.Run(ctx, a.staged); return nil })

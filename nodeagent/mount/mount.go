@@ -58,12 +58,12 @@ type Mounter struct {
 
 	loading sync.Mutex // through a call of Modprobe
 
-	mu        sync.Mutex
-	preloaded bool // the NFS client was loaded, or tried to be
-	changed   func()
-	given     bool // a list has come
-	want      []api.NodeMount
-	have      map[uint16]*mounted
+	mu      sync.Mutex
+	ahead   bool // the NFS client is to be loaded, though no share asks for it
+	changed func()
+	given   bool // a list has come
+	want    []api.NodeMount
+	have    map[uint16]*mounted
 }
 
 // mounted is a share that is mounted, or that is to be.
@@ -140,7 +140,7 @@ func (m *Mounter) tell() {
 // Retry tries at once what has failed, as if it had not been tried: something has changed on this node.
 func (m *Mounter) Retry() {
 	m.mu.Lock()
-	m.preloaded = false
+	m.ahead = true
 	for _, h := range m.have {
 		if h.state == Failed {
 			h.state, h.reason, h.next = Mounting, "", time.Time{}
@@ -197,12 +197,19 @@ func (m *Mounter) Run(ctx context.Context) error {
 	}
 }
 
-// preload loads the NFS client, so that the first share need not wait for it: on an emulated machine that takes seconds.
-// It is tried again when something has changed on this node.
+// Preload has the NFS client loaded, so that the first share need not wait for it: on an emulated machine that takes seconds.
+func (m *Mounter) Preload() {
+	m.mu.Lock()
+	m.ahead = true
+	m.mu.Unlock()
+	m.poke()
+}
+
+// preload does what Preload asked for.
 func (m *Mounter) preload() {
 	m.mu.Lock()
-	due := !m.preloaded
-	m.preloaded = true
+	due := m.ahead
+	m.ahead = false
 	m.mu.Unlock()
 	if due {
 		go m.load()

@@ -85,6 +85,7 @@ func share(id uint16, path, server string) api.NodeMount {
 // changes that lets it be tried anew.
 func TestMounts(t *testing.T) {
 	r := newRig(t)
+	r.Preload()
 	r.Set([]api.NodeMount{share(1, "/a", "hangs"), share(2, "/b", "works"), share(3, "/c", "fails")})
 	if w := r.Waiting(); w != "share /a" {
 		t.Errorf("Waiting() = %q before anything was mounted", w)
