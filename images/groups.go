@@ -70,6 +70,7 @@ func ModuleGroups() []ModuleGroup {
 		{"media", "file systems of boot media", []string{
 			"isofs", "udf", "vfat", "exfat", "nls_cp437", "nls_iso8859_1", "nls_utf8", "nls_ascii",
 		}},
+		{"shares", "NFS, with which shares are mounted, loaded while a machine joins", []string{"nfsv4", "rpcsec_gss_krb5"}},
 		{"netfs", "network file systems", []string{
 			"nfs", "nfsv3", "nfsv4", "rpcsec_gss_krb5", "cifs", "ceph", "9p", "9pnet_virtio",
 		}},
