@@ -34,10 +34,12 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+var goldenBasics = ganeshaBasics{recovery: "/var/lib/muster/nfs/recovery", port: 2049, version: 4}
+
 func TestGaneshaConfig(t *testing.T) {
-	text := ganeshaConfig("/var/lib/muster/nfs/recovery", "", 2049, goldenExports)
+	text := ganeshaConfig(goldenBasics, goldenExports)
 	golden(t, "ganesha.conf", text)
-	if err := checkGanesha(text, "/var/lib/muster/nfs/recovery", "", 2049, goldenExports); err != nil {
+	if err := checkGanesha(text, goldenBasics, goldenExports); err != nil {
 		t.Error(err)
 	}
 }
@@ -48,8 +50,8 @@ func TestExportsFile(t *testing.T) {
 
 // What is written is checked before a server reads it: each of these would serve something else, or nothing.
 func TestCheckGanesha(t *testing.T) {
-	const recovery = "/r"
-	good := ganeshaConfig(recovery, "", 2049, goldenExports[:2])
+	basics := ganeshaBasics{recovery: "/r", plugins: "/usr/lib/p", port: 2049, version: 6}
+	good := ganeshaConfig(basics, goldenExports[:2])
 	for name, change := range map[string]func(string) string{
 		"cut":             func(s string) string { return s[:len(s)-3] },
 		"cut in a string": func(s string) string { return s[:strings.Index(s, "/srv/data")+4] },
@@ -58,6 +60,7 @@ func TestCheckGanesha(t *testing.T) {
 		"no semicolon":    func(s string) string { return strings.Replace(s, "Protocols = 4;", "Protocols = 4", 1) },
 		"access":          func(s string) string { return strings.Replace(s, "Access_Type = None", "Access_Type = RW", 1) },
 		"any port":        func(s string) string { return strings.Replace(s, "PrivilegedPort = true", "PrivilegedPort = false", 1) },
+		"other plugins":   func(s string) string { return strings.Replace(s, `"/usr/lib/p"`, `"/tmp"`, 1) },
 		"one client more": func(s string) string { return strings.Replace(s, "10.1.0.9", "10.1.0.9, 0.0.0.0", 1) },
 		"a value twice":   func(s string) string { return strings.Replace(s, "Protocols = 4;", "Protocols = 4; Protocols = 4;", 1) },
 		"a folder": func(s string) string {
@@ -69,11 +72,11 @@ func TestCheckGanesha(t *testing.T) {
 	} {
 		if text := change(good); text == good {
 			t.Errorf("%s: nothing was changed", name)
-		} else if err := checkGanesha(text, recovery, "", 2049, goldenExports[:2]); err == nil {
+		} else if err := checkGanesha(text, basics, goldenExports[:2]); err == nil {
 			t.Errorf("%s: it was taken", name)
 		}
 	}
-	if err := checkGanesha(good, recovery, "", 2049, goldenExports[:2]); err != nil {
+	if err := checkGanesha(good, basics, goldenExports[:2]); err != nil {
 		t.Errorf("as it was written: %v", err)
 	}
 }
@@ -139,7 +142,7 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 		list := []Export{{ID: 1, Dir: dir, Clients: clients("10.1.0.1")}}
-		if err := checkGanesha(ganeshaConfig("/r", "", 2049, list), "/r", "", 2049, list); err != nil {
+		if err := checkGanesha(ganeshaConfig(goldenBasics, list), goldenBasics, list); err != nil {
 			t.Errorf("ganesha: %v", err)
 		}
 		lines := strings.Split(exportsFile(list), "\n")
@@ -155,7 +158,7 @@ func FuzzConfig(f *testing.F) {
 
 // FuzzParse: what is no configuration is refused, never a fault.
 func FuzzParse(f *testing.F) {
-	f.Add(ganeshaConfig("/r", "", 2049, goldenExports))
+	f.Add(ganeshaConfig(goldenBasics, goldenExports))
 	f.Add(`A { B = "c`)
 	f.Fuzz(func(_ *testing.T, text string) {
 		_, _ = parseGanesha(text)

@@ -2,6 +2,7 @@ package shares
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,8 @@ type ganesha struct {
 	port    int
 	command func(name string, args ...string) *exec.Cmd
 	log     *slog.Logger
+
+	version int // its major version, as it said when it was started last; used by serve alone
 
 	mu      sync.Mutex
 	text    string // its configuration; "": nothing is to be served
@@ -78,20 +81,27 @@ func (g *ganesha) serve(ctx context.Context, list []Export) (failed map[uint16]s
 		g.end()
 		return nil, removeFile(g.config())
 	}
-	text := ganeshaConfig(g.recovery(), g.plugins, g.port, list)
+	g.mu.Lock()
+	running := g.done != nil
+	g.mu.Unlock()
+	if !running {
+		g.version = g.askVersion(ctx)
+	}
+	basics := ganeshaBasics{g.recovery(), g.plugins, g.port, g.version}
+	text := ganeshaConfig(basics, list)
 	for _, dir := range []string{g.recovery(), g.plugins} {
 		if err := checkDir(dir); err != nil && dir != "" {
 			return nil, fmt.Errorf("a folder of nfs-ganesha: %w", err)
 		}
 	}
-	if err := checkGanesha(text, g.recovery(), g.plugins, g.port, list); err != nil {
+	if err := checkGanesha(text, basics, list); err != nil {
 		return nil, fmt.Errorf("checking the configuration of nfs-ganesha: %w", err)
 	}
 	if err := os.MkdirAll(g.recovery(), 0o700); err != nil {
 		return nil, fmt.Errorf("making the folder of nfs-ganesha: %w", err)
 	}
 	g.mu.Lock()
-	old, proc, running, lost := g.text, g.proc, g.done != nil, g.failed
+	old, proc, lost := g.text, g.proc, g.failed
 	g.mu.Unlock()
 	if text != old {
 		if err := writeFile(g.config(), text); err != nil {
@@ -132,6 +142,30 @@ func closed(c <-chan struct{}) bool {
 	default:
 		return false
 	}
+}
+
+var versionPattern = regexp.MustCompile(`Release = V(\d+)\.`)
+
+// askVersion is its major version, 0 when it does not say.
+func (g *ganesha) askVersion(ctx context.Context) int {
+	program, err := exec.LookPath(g.program)
+	if err != nil {
+		return 0 // said when it is started
+	}
+	cmd := g.command(program, "-v")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		return 0
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+	defer stop()
+	_ = cmd.Wait() // what it said counts
+	n := 0
+	if m := versionPattern.FindSubmatch(out.Bytes()); m != nil {
+		n, _ = strconv.Atoi(string(m[1]))
+	}
+	return n
 }
 
 // begin starts it, again and again.
@@ -383,7 +417,7 @@ func ganeshaText(line string) string {
 }
 
 // noise is what every start says where there is no D-Bus, Kerberos or RADOS, none of which is needed.
-var noise = regexp.MustCompile(`:DBUS :|principal nfs|keytab|gssd_refresh|Kerberos|realm name|RADOS|Cannot register NFS V4|IO_FLUSHER|Unknown parameter \(Allow_Set_Io|DIRECTORY_SERVICES|unhook failed|Extra references`)
+var noise = regexp.MustCompile(`:DBUS :|principal nfs|keytab|gssd_refresh|Kerberos|realm name|RADOS|Cannot register NFS V4|IO_FLUSHER|DIRECTORY_SERVICES|unhook failed|Extra references`)
 
 func worthSaying(line string) bool {
 	return (strings.Contains(line, ":CRIT :") || strings.Contains(line, ":WARN :") || strings.Contains(line, ":MAJ :") || strings.Contains(line, ":FATAL :")) && !noise.MatchString(line)

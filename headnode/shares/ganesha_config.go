@@ -14,23 +14,45 @@ import (
 // killed, against 17 s with the default of 60.
 const leaseSeconds = 10
 
-// ganeshaConfig is the configuration of nfs-ganesha for exports. plugins is the folder of its parts for file systems, "" for
-// the one that it knows.
-func ganeshaConfig(recovery, plugins string, port int, list []Export) string {
+// ganeshaBasics is what the configuration says beside exports.
+type ganeshaBasics struct {
+	recovery string // folder of what it has to remember
+	plugins  string // folder of its parts for file systems; "": the one that it knows
+	port     int
+	version  int // its major version; 0: not known
+}
+
+// flusherVersion is the first version that ends when it cannot be an IO flusher, which takes a capability that it does not get
+// here, unless it is told to go on. Earlier ones do not know that word. Seen with 4.3 and 6.5.
+const flusherVersion = 5
+
+// core is what a block NFS_CORE_PARAM says beside what all versions are told, by name.
+func (g ganeshaBasics) core() map[string]string {
+	more := map[string]string{}
+	if g.plugins != "" {
+		more["Plugins_Dir"] = `"` + g.plugins + `"`
+	}
+	if g.version >= flusherVersion {
+		more["Allow_Set_Io_Flusher_Fail"] = "true"
+	}
+	return more
+}
+
+// ganeshaConfig is the configuration of nfs-ganesha for exports.
+func ganeshaConfig(basics ganeshaBasics, list []Export) string {
 	var b strings.Builder
-	if plugins != "" {
-		plugins = "\tPlugins_Dir = \"" + plugins + "\";\n"
+	more := ""
+	for _, name := range slices.Sorted(maps.Keys(basics.core())) {
+		more += fmt.Sprintf("\t%s = %s;\n", name, basics.core()[name])
 	}
 	// Minor version 2 is left out: version 4.3 answers its READ_PLUS with zeros for data that is
-	// not on the disk yet. Version 6.5 would not start: being an IO flusher takes CAP_SYS_RESOURCE, which it does not
-	// have here. 4.3 does not know that word and goes on.
+	// not on the disk yet.
 	fmt.Fprintf(&b, `NFS_CORE_PARAM {
 	Protocols = 4;
 	NFS_Port = %d;
 	Enable_NLM = false;
 	Enable_RQUOTA = false;
 	Enable_UDP = false;
-	Allow_Set_Io_Flusher_Fail = true;
 %[4]s}
 NFSv4 {
 	Minor_Versions = 1;
@@ -44,7 +66,7 @@ NFSv4 {
 LOG {
 	Default_Log_Level = EVENT;
 }
-`, port, leaseSeconds, recovery, plugins)
+`, basics.port, leaseSeconds, basics.recovery, more)
 	for _, e := range list {
 		b.WriteString(ganeshaExport(e))
 	}
@@ -105,25 +127,22 @@ type block struct {
 
 // checkGanesha reads a configuration and compares it with what it is made of. A server that reads
 // what is not well formed takes all exports away from everybody, so this comes before every reload.
-func checkGanesha(text, recovery, plugins string, port int, list []Export) error {
+func checkGanesha(text string, basics ganeshaBasics, list []Export) error {
 	got, err := parseGanesha(text)
 	if err != nil {
 		return err
 	}
 	want := []block{
 		{name: "NFS_CORE_PARAM", params: map[string]string{
-			"Protocols": "4", "NFS_Port": fmt.Sprint(port), "Enable_NLM": "false", "Enable_RQUOTA": "false", "Enable_UDP": "false",
-			"Allow_Set_Io_Flusher_Fail": "true",
+			"Protocols": "4", "NFS_Port": fmt.Sprint(basics.port), "Enable_NLM": "false", "Enable_RQUOTA": "false", "Enable_UDP": "false",
 		}},
 		{name: "NFSv4", params: map[string]string{
 			"Minor_Versions": "1", "Lease_Lifetime": fmt.Sprint(leaseSeconds), "Grace_Period": fmt.Sprint(leaseSeconds), "RecoveryBackend": "fs",
-			"RecoveryRoot": `"` + recovery + `"`, "Only_Numeric_Owners": "true", "Delegations": "false",
+			"RecoveryRoot": `"` + basics.recovery + `"`, "Only_Numeric_Owners": "true", "Delegations": "false",
 		}},
 		{name: "LOG", params: map[string]string{"Default_Log_Level": "EVENT"}},
 	}
-	if plugins != "" {
-		want[0].params["Plugins_Dir"] = `"` + plugins + `"`
-	}
+	maps.Copy(want[0].params, basics.core())
 	for _, e := range list {
 		want = append(want, e.block())
 	}
