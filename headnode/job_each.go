@@ -1,8 +1,6 @@
 package headnode
 
 import (
-	"slices"
-
 	"muster/api"
 	"muster/headnode/scheduler"
 )
@@ -31,9 +29,13 @@ func everyNode(s api.JobSpec, nodes []scheduler.Node) (api.JobSpec, []string, er
 		return s, nil, err
 	}
 	on = onNodes(on, nodes)
+	wanted := map[string]bool{}
+	for _, name := range on {
+		wanted[name] = true
+	}
 	var names []string
 	for _, n := range nodes {
-		if len(on) == 0 || slices.Contains(on, n.Name) {
+		if len(on) == 0 || wanted[n.Name] {
 			names = append(names, n.Name)
 		}
 	}

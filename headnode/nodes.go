@@ -160,6 +160,7 @@ type Nodes struct {
 	mu       sync.Mutex
 	machines map[string]*machine // by id
 	byKey    map[string]*machine
+	byName   map[string]*machine // as named found them; each is looked at again
 	arrivals uint64
 	interval time.Duration
 }
@@ -496,12 +497,15 @@ func (n *Nodes) named(name string) *machine {
 	if name == "" {
 		return nil
 	}
-	for _, m := range n.machines {
-		if m.Name == name {
-			return m
-		}
+	// A look through all for each task of a job for many nodes would be their square.
+	if m := n.byName[name]; m != nil && m.Name == name && n.machines[m.id] == m {
+		return m
 	}
-	return nil
+	n.byName = make(map[string]*machine, len(n.machines))
+	for _, m := range n.machines {
+		n.byName[m.Name] = m
+	}
+	return n.byName[name]
 }
 
 // view is a machine as the API shows it.
