@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"golang.org/x/sys/unix"
+
 	"muster/api"
 )
 
@@ -537,4 +539,31 @@ func TestCancelWhileFilesAreFetched(t *testing.T) {
 	if diff := cmp.Diff(want, n.outcome(ref)); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// A task's working directory is full by itself: neither the agent nor other tasks notice.
+func TestWorkIsBounded(t *testing.T) {
+	var dir string
+	n := newNode(t, func(c *Config) { dir = c.RunDir })
+	c := shell(1, "read go; head -c 4M /dev/zero >big; echo $?; stat -c %s big; df --output=source,target . | tail -1")
+	c.Stdin = true
+	ref := n.begin(c)
+	work := filepath.Join(dir, "tasks", ref.String(), "work")
+	n.wait("the working directory", func() bool {
+		return unix.Mount("", work, "", unix.MS_REMOUNT, "size=1m") == nil // in place of half of the memory
+	})
+	n.feed(ref, []byte("go\n"))
+	want := outcome{State: api.JobFinished, Stdout: "1\n1048576\nmuster-work    " + work + "\n", Stderr: "head: error writing 'standard output': No space left on device\n"}
+	if diff := cmp.Diff(want, n.outcome(ref)); diff != "" {
+		t.Error(diff)
+	}
+	other := shell(2, "head -c 4M /dev/zero >big && echo there is room")
+	if diff := cmp.Diff(outcome{State: api.JobFinished, Stdout: "there is room\n"}, n.outcome(n.begin(other))); diff != "" {
+		t.Error(diff)
+	}
+	n.forget(ref)
+	n.wait("the end of the working directory", func() bool {
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		return err == nil && !strings.Contains(string(mounts), work)
+	})
 }

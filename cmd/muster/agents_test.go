@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,8 +125,13 @@ func (a *agent) start(args ...string) {
 		"sh", a.gatesDir(), gatesSeen, cmp.Or(a.before, ":"), filepath.Join(a.dir, "muster-agent"),
 		"agent", "-head", headAddr, "-run", a.dir, "-init", filepath.Join(a.dir, "muster-init"),
 	}
+	program := "unshare"
+	// Where tasks of an agent before it live the mounts are there, and so are the tasks' working directories.
+	if shims := processesWith("shim\x00" + a.dir + "/"); len(shims) > 0 {
+		program, all = "nsenter", append([]string{"-t", strconv.Itoa(shims[0]), "-m"}, all[8:]...)
+	}
 	a.cmd = a.ns.Command(a.t.Context(), a.t, func(cmd *exec.Cmd) { cmd.Stdout, cmd.Stderr = log, log },
-		need.Program(a.c.t, "unshare", "util-linux"), append(all, args...)...)
+		need.Program(a.c.t, program, "util-linux"), append(all, args...)...)
 }
 
 // kill ends the agent as a crash does. Its tasks go on.

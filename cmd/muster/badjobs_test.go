@@ -329,7 +329,7 @@ func TestBadJobs(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(share, "big"), make([]byte, 16<<20), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		checkFails(t, c.ask(here, "run", "--on", n.Name, "--send", "big", "true"), 126, "big, which was sent along", "no space left on device; the node has no memory left for the files that are sent along")
+		checkFails(t, c.ask(here, "run", "--on", n.Name, "--send", "big", "true"), 126, "the node has no memory left for the files that are sent along", "they have 16 MiB, and 8 have room; put them on a share")
 		if r := c.ask(here, "run", "--on", n.Name, "--private", "sh", "-c", "head -c 16m /dev/zero >x"); r.status == 0 || !strings.Contains(r.stderr, "No space left on device") {
 			t.Errorf("writing more than there is: %+v", r)
 		}

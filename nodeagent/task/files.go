@@ -56,15 +56,9 @@ func checkFiles(files []api.SentFile) error {
 // prepareWork makes a task's working directory anew, with the files that were
 // sent along, all of them the user's.
 func prepareWork(ctx context.Context, work string, t api.TaskStart, get fetch) error {
-	if err := os.RemoveAll(work); err != nil {
-		return fmt.Errorf("clearing working directory: %w", err)
-	}
-	if err := os.Mkdir(work, 0o700); err != nil {
-		return fmt.Errorf("making working directory: %w", err)
-	}
 	uid, gid := int(t.Owner.UID), int(t.Owner.GID)
-	if err := os.Chown(work, uid, gid); err != nil {
-		return fmt.Errorf("giving the working directory to uid %d: %w", uid, err)
+	if err := makeWork(work, uid, gid); err != nil {
+		return err
 	}
 	if len(t.Files) == 0 {
 		return nil

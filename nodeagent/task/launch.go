@@ -95,6 +95,9 @@ func (r *remote) launch(ctx context.Context, lock *os.File) (net.Conn, error) {
 	if sig := r.preparing(cancel); sig != 0 {
 		return nil, &killedError{sig}
 	}
+	if err := r.m.roomForSent(r.spec.Start); err != nil {
+		return nil, err
+	}
 	err := prepareWork(ctx, filepath.Join(r.dir, dirWork), r.spec.Start, r.m.cfg.Uplink.File)
 	if sig := r.preparing(nil); sig != 0 {
 		return nil, &killedError{sig}

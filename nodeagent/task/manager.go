@@ -343,9 +343,27 @@ func (m *Manager) isUp() bool {
 	return m.up
 }
 
+// roomForSent is roomForSent for the files of a task beside those of all others.
+func (m *Manager) roomForSent(t api.TaskStart) error {
+	if len(t.Files) == 0 {
+		return nil
+	}
+	var tasks []api.TaskStart
+	m.mu.Lock()
+	for _, r := range m.tasks {
+		tasks = append(tasks, r.spec.Start)
+	}
+	m.mu.Unlock()
+	most, err := roomAt(m.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	return roomForSent(tasks, most)
+}
+
 // gone removes what is left of a forgotten task.
 func (m *Manager) gone(r *remote) {
-	if err := os.RemoveAll(r.dir); err != nil {
+	if err := errors.Join(removeWork(filepath.Join(r.dir, dirWork)), os.RemoveAll(r.dir)); err != nil {
 		m.log.Error("a task's directory is left over", "task", r.ref, "error", err)
 	}
 	m.cgroups.remove(r.spec.Cgroup)
