@@ -445,7 +445,7 @@ func TestTaskFiles(t *testing.T) {
 		elf := "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 57) + "\x00/lib64/ld-of-another-world.so.2\x00"
 		for i, c := range []struct{ content, want string }{
 			{"#!/no/such/shell\n", "./p: it needs /no/such/shell, which this node does not have; send a statically linked program"},
-			{"just text", "./p: it is neither a program nor a script with a #! line"},
+			{"data\x00", "./p: it is neither a program nor a script with a #! line"},
 			{elf, "./p: it is a program for another kind of processor"},
 		} {
 			start := command(uint64(10+i), "./p")
@@ -454,6 +454,14 @@ func TestTaskFiles(t *testing.T) {
 			if got.Code != 126 || got.Error != c.want {
 				t.Errorf("exit code %d, error %q, want %q", got.Code, got.Error, c.want)
 			}
+		}
+	})
+	t.Run("a script without a first line", func(t *testing.T) {
+		start := command(19, "./p", "a b")
+		start.Files = []api.SentFile{send("p", "echo $# \"$1\"; exit 4\n", 0o755)}
+		want := outcome{State: api.JobFailed, Code: 4, Stdout: "1 a b\n"}
+		if diff := cmp.Diff(want, n.outcome(n.begin(start))); diff != "" {
+			t.Error(diff)
 		}
 	})
 	t.Run("content that differs", func(t *testing.T) {

@@ -38,6 +38,12 @@ func start(c config) (pid int, failed *startError) {
 				"have mpirun start it: muster run -c " + n + " mpirun -n " + n + " " + c.argv[0] + "; if each is to run alone, start it from a shell: sh -c " + c.argv[0]}
 		}
 		pid, err := syscall.ForkExec(file, c.argv, attr)
+		if err == syscall.ENOEXEC && isScript(readHead(file)) {
+			pid, err = syscall.ForkExec(shell, append([]string{"sh", file}, c.argv[1:]...), attr)
+			if err != nil {
+				err = syscall.ENOEXEC
+			}
+		}
 		if err == nil {
 			return pid, nil
 		}
@@ -48,6 +54,14 @@ func start(c config) (pid int, failed *startError) {
 		}
 	}
 	return 0, failed
+}
+
+// shell runs scripts without a #! line, as shells and execvp(3) have it.
+const shell = "/bin/sh"
+
+// isScript tells by its beginning whether a file that the kernel does not run is text.
+func isScript(head string) bool {
+	return !strings.HasPrefix(head, "\x7fELF") && strings.IndexByte(head, 0) < 0
 }
 
 // candidates are the files that a name may mean, as execvp(3) looks for them.

@@ -410,7 +410,7 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 	a.ready()
 	dir := t.TempDir()
 	files := map[string]string{
-		"script": "#!/opt/nowhere/bin/gmx\n", "env": "#!/usr/bin/env no-such-interpreter\n", "plain": "text\n",
+		"script": "#!/opt/nowhere/bin/gmx\n", "env": "#!/usr/bin/env no-such-interpreter\n", "plain": "data\x00",
 		"solver": mpiProgram(t),
 		"lib":    "#!/bin/sh\necho './x: error while loading shared libraries: libopenblas.so.0: cannot open shared object file' >&2\nexit 127\n",
 	}
