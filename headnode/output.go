@@ -36,6 +36,8 @@ type outputsConfig struct {
 	Dir     string // STATE/output
 	Log     *slog.Logger
 	MinFree int64 // bytes of the disk that output leaves free; 0: 64 MiB
+	// Unread is how much output the client of a job may be behind. Then the task waits for it. 0: 2 GiB.
+	Unread int64
 	// Appended and Synced (nil: nobody asks) are called, with no lock held,
 	// after a task's output grew, and after more of it became durable.
 	Appended func(job uint64, index int)
@@ -92,6 +94,9 @@ type taskLog struct {
 func newOutputs(cfg outputsConfig) (*outputs, error) {
 	if cfg.MinFree == 0 {
 		cfg.MinFree = 64 << 20
+	}
+	if cfg.Unread == 0 {
+		cfg.Unread = unreadMost
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -246,7 +251,7 @@ func (l *taskLog) write(stream api.Stream, data []byte) error {
 	if l.removed {
 		return errors.New("its output was removed")
 	}
-	if l.ends.bound && !l.ends.loose && l.have.written-l.ends.read > unreadMost {
+	if l.ends.bound && !l.ends.loose && l.have.written-l.ends.read > l.out.cfg.Unread {
 		return errReaderBehind
 	}
 	if err := l.out.room(int64(len(data) + chunkHeader)); err != nil {

@@ -187,7 +187,7 @@ func gapFrame(index int, from, to int64) api.Frame {
 	}
 }
 
-// unreadMost is how much output the client of a job may be behind. Then the task waits for it.
+// unreadMost is outputsConfig.Unread unless it is said otherwise.
 const unreadMost = 2 << 30
 
 // errReaderBehind is why output is not taken then.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"os"
+	"strings"
 	"testing"
 
 	"muster/api"
@@ -24,6 +25,8 @@ type endsRig struct {
 	t     *testing.T
 	dir   string
 	loose bool
+	most  int64 // outputsConfig.Unread
+	stuck func()
 	out   *outputs
 	log   *taskLog
 	stop  func()
@@ -31,7 +34,14 @@ type endsRig struct {
 
 func (r *endsRig) start() {
 	r.t.Helper()
-	out, err := newOutputs(outputsConfig{Dir: r.dir, Loose: func(uint64) (bool, bool) { return r.loose, true }})
+	out, err := newOutputs(outputsConfig{
+		Dir: r.dir, Loose: func(uint64) (bool, bool) { return r.loose, true }, Unread: r.most,
+		Stuck: func(uint64, int) {
+			if r.stuck != nil {
+				r.stuck()
+			}
+		},
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -145,5 +155,63 @@ func TestUnreadOutputIsKept(t *testing.T) {
 	front, back, end := r.read()
 	if back < 48<<20 || back > 60<<20 || end != 101<<20+8 {
 		t.Errorf("read in part: %d bytes, then from %d to %d; want all from 60 MiB on", front, back, end)
+	}
+}
+
+// A client that reads more slowly than the task writes loses nothing, and what is kept for it is bounded: the task
+// waits, and that is said.
+func TestSlowReaderHoldsTheTask(t *testing.T) {
+	const total, most, step = 160 << 20, 16 << 20, 4 << 20
+	news := 0
+	r := &endsRig{t: t, dir: t.TempDir(), most: most, stuck: func() { news++ }}
+	r.start()
+	defer r.stop()
+	// fill writes as a node does, which sends again what was not taken, until no more is.
+	fill := func() (written int64) {
+		for {
+			off, _, _ := r.log.state()
+			if off >= total {
+				return off
+			}
+			answer := make(chan error, 1)
+			r.log.append(api.Frame{Type: api.FrameOutput, Stream: api.Stdout, Offset: off, Data: numbered(off, api.MaxOutput)}, func(_ int64, err error) { answer <- err })
+			if err := <-answer; err != nil {
+				if api.CodeOf(err) != api.CodeUnavailable || !strings.Contains(err.Error(), errReaderBehind.Error()) {
+					t.Fatal(err)
+				}
+				return off
+			}
+		}
+	}
+	var c cursor
+	buf := make([]byte, outputBuffer)
+	read, waited := int64(0), 0
+	for read < total {
+		written := fill()
+		if written < total {
+			waited++
+		}
+		if ahead := written - read; ahead > most+api.MaxOutput {
+			t.Fatalf("%d bytes are kept that were not read, want at most %d", ahead, int64(most))
+		}
+		if n := r.used(); n > keepHead+keepTail+most+2*cutStep {
+			t.Fatalf("%d bytes of disk are used when %d were read", n, read)
+		}
+		for until := min(read+step, total); read < until; {
+			frames, err := r.log.read(&c, buf)
+			if err != nil || len(frames) == 0 {
+				t.Fatalf("%d frames, %v; %d of %d bytes were read", len(frames), err, read, written)
+			}
+			for _, f := range frames {
+				if f.Type != api.FrameOutput || f.Offset != read || !bytes.Equal(f.Data, numbered(read, len(f.Data))) {
+					t.Fatalf("type %d with %d bytes at %d, want what is at %d", f.Type, len(f.Data), f.Offset, read)
+				}
+				read += int64(len(f.Data))
+			}
+		}
+		r.out.wasRead(logKey{7, 0}, read)
+	}
+	if waited < (total-most)/step/2 || news < waited {
+		t.Errorf("the task waited %d times, which was said %d times", waited, news)
 	}
 }
