@@ -65,6 +65,25 @@ func TestVMShareTime(t *testing.T) {
 	add("first", one)
 	add("second", one)
 	add("third", one)
+	// A machine that comes later has them all when it is ready.
+	g := c.boot(vm.Config{Name: "two", Firmware: vm.BIOS}, nil)
+	two := c.ready(g)
+	for _, what := range []string{"first", "second", "third"} {
+		s, err := c.client.Share(t.Context(), filepath.Join(top, what))
+		if err != nil || len(s.Mounts) != 2 || s.Mounts[1].State != "mounted" {
+			t.Errorf("a node is ready without its share: %+v, %v", s.Mounts, err)
+		}
+	}
+	for line := range strings.Lines(c.muster("", "boot", "log", two.Name).stdout) {
+		if strings.Contains(line, "approved") || strings.Contains(line, "userland") || strings.Contains(line, "ready") || strings.Contains(line, "share") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+	for line := range strings.Lines(c.muster("", "node", "log", two.Name).stdout) {
+		if strings.Contains(line, "share mounted") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
 	for line := range strings.Lines(c.muster("", "node", "log", one).stdout) {
 		if strings.Contains(line, "share") || strings.Contains(line, "nfs") || strings.Contains(line, "NFS") {
 			t.Log(strings.TrimSpace(line))
