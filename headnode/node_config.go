@@ -28,6 +28,7 @@ const (
 	configTimeout = 10 * time.Second
 	configAgain   = 5 * time.Second // after one that was not taken
 	maxConfigs    = 32              // on their way at a time
+	maxWhole      = 32              // versions that are remembered until a node has one
 )
 
 // readTexts reads the head's own files.
@@ -174,8 +175,8 @@ func (n *Nodes) sendConfigs(ctx context.Context) {
 		c.Version = configVersion(c)
 		n.mu.Lock()
 		m := n.named(node.name)
-		if m != nil {
-			m.configWant, m.configWhole = c.Version, whole
+		if m != nil && !m.settled && whole && !slices.Contains(m.whole, c.Version) {
+			m.whole = append(m.whole[max(0, len(m.whole)-maxWhole):], c.Version)
 		}
 		due := m != nil && m.config != c.Version && !m.configFlying && !now.Before(m.configNext) && n.configsFlying < maxConfigs
 		if due {

@@ -299,7 +299,7 @@ func (m *machine) letIn() {
 	m.joined, m.joining, m.stage = false, true, "joining"
 	m.arriving, m.noted = true, ""
 	m.mounts, m.config, m.configNext = nil, 0, time.Time{}
-	m.settled, m.configWhole = false, false
+	m.settled, m.whole = false, nil
 }
 
 // welcome makes a node that joined with its rights one that takes tasks once it is prepared, after

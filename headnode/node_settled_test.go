@@ -64,6 +64,10 @@ func TestReadyWithItsShares(t *testing.T) {
 		whole = true
 		w.nodes.configure()
 		version := last().Version
+		// What changes on the way, as when another node joins, does not make what it has less.
+		mount = append(mount, api.NodeMount{ID: 3, Path: "/opt", Server: "10.0.0.1", Export: "/opt"})
+		w.nodes.configure()
+		synctest.Wait()
 		beat(a, version, "share /home")
 		w.wantState("n1", api.NodeBooting)
 		beat(a, version, "", api.MountStatus{ID: 1, Path: "/home", State: "failed", Reason: "10.0.0.1 runs no NFS server"})

@@ -98,12 +98,11 @@ type machine struct {
 	config       uint64
 	configFlying bool
 	configNext   time.Time
-	// configWant is the one that it is to have, and configWhole tells whether that has every share that it is to have.
-	// settled is whether it said, in this boot, that it has such a one; joinedAt is when it joined.
-	configWant  uint64
-	configWhole bool
-	settled     bool
-	joinedAt    time.Time
+	// whole are configurations for it, of this boot, that have every share that it is to have, and settled is whether it said that
+	// it has one of them. In a room that is switched on each node that joins changes those of all. joinedAt is when it joined.
+	whole    []uint64
+	settled  bool
+	joinedAt time.Time
 	// softwareSaved is when its record followed runs last.
 	softwareSaved time.Time
 }
@@ -339,8 +338,8 @@ func (n *Nodes) Heard(key string, hb api.Heartbeat) (name string, ok bool) {
 		m.config = hb.ConfigVersion
 	}
 	m.load, m.said = hb.Load, hb.Stage
-	if m.configWhole && hb.ConfigVersion == m.configWant {
-		m.settled = true
+	if !m.settled && slices.Contains(m.whole, hb.ConfigVersion) {
+		m.settled, m.whole = true, nil
 	}
 	if hb.Software != nil {
 		hb.Software.Protocol = m.runs.Protocol // that of its connection, which was checked
