@@ -205,7 +205,10 @@ func (o *demoOptions) startEngine(ctx context.Context) error {
 		State: demoNFS(o.Dir), Listener: listener, Log: newLogger(log, false), NoKernel: true,
 		Ganesha: filepath.Join(o.Engine, ganeshaProgram), GaneshaPlugins: plugins,
 		Command: func(name string, args ...string) *exec.Cmd {
-			return exec.Command(self, append([]string{"head-engine", fmt.Sprint(os.Getpid()), loader, "--library-path", libraries, name}, args...)...)
+			cmd := exec.Command(self, append([]string{"head-engine", fmt.Sprint(os.Getpid()), loader, "--library-path", libraries, name}, args...)...)
+			// It would call at this computer's message bus, and write /run/blkid.
+			cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/dev/null", "BLKID_FILE="+filepath.Join(demoNFS(o.Dir), "blkid.tab"))
+			return cmd
 		},
 	})
 	if err != nil {

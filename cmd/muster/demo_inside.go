@@ -494,6 +494,9 @@ Then switch them on. docs/quickstart.md goes on from here.`, rel(d.opts.Image))
 The cluster stays up until Ctrl-C. From a second terminal:
   export MUSTER_HEAD=%s
   %s run uname -a`, d.socket, d.self)
+	if d.opts.Share == filepath.Join(d.opts.Dir, "share") { // else it is seen in here alone
+		d.say("  cd %s && %s run ./prog data.txt", filepath.Join(d.opts.Share, "work"), d.self)
+	}
 	<-ctx.Done()
 	return nil
 }
