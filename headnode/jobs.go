@@ -108,6 +108,8 @@ type nodeUse struct {
 	tasks map[logKey]struct{}
 	cores int
 	mem   int64
+	// trouble is why it was not heard when tellTrouble looked last.
+	trouble string
 }
 
 // startTry is a start that has not been confirmed.
@@ -258,6 +260,27 @@ func (js *jobs) ticking(ctx context.Context) error {
 	}
 }
 
+// tellTrouble tells those who follow jobs that a node with tasks of theirs is not heard any more, or is again. js.mu
+// is held.
+func (js *jobs) tellTrouble() {
+	if js.cfg.NodeTrouble == nil {
+		return
+	}
+	for name, u := range js.nodes {
+		if len(u.tasks) == 0 && u.trouble == "" {
+			continue
+		}
+		why := js.cfg.NodeTrouble(name)
+		if why == u.trouble {
+			continue
+		}
+		u.trouble = why
+		for k := range u.tasks {
+			js.jobs[k.job].feed.changed()
+		}
+	}
+}
+
 // tick sends starts again, records what had no haste, kills what did not end
 // on TERM and hangs up what has no client.
 func (js *jobs) tick(now time.Time) {
@@ -269,6 +292,7 @@ func (js *jobs) tick(now time.Time) {
 	if len(js.rec.dirty) > 0 {
 		js.rec.now()
 	}
+	js.tellTrouble()
 	for _, j := range js.jobs {
 		if j.state.Ended() {
 			continue

@@ -67,6 +67,10 @@ var ErrLeft = errors.New("the head does not answer and cannot pass the signal on
 // InterruptTwice is the time within which a second SIGINT means this client and not only the tasks.
 const InterruptTwice = 3 * time.Second
 
+// interruptOnce is the time within which a second SIGINT is the first one again: timeout(1) and wrappers send it to
+// the program and to its group, faster than anybody presses keys.
+const interruptOnce = 50 * time.Millisecond
+
 // ErrInterrupted is wrapped by what Run returns when a signal ended it and not the job.
 var ErrInterrupted = errors.New("interrupted")
 
@@ -433,7 +437,7 @@ func (r *run) interrupted(n syscall.Signal) error {
 	before := r.struck
 	r.struck = time.Now()
 	switch {
-	case before.IsZero() || r.struck.Sub(before) >= InterruptTwice:
+	case before.IsZero() || r.struck.Sub(before) >= InterruptTwice || r.struck.Sub(before) < interruptOnce:
 		return nil
 	case r.stays:
 		return fmt.Errorf("%w twice; job %d goes on without this client; end it with: muster job cancel %d", ErrInterrupted, r.id, r.id)

@@ -193,12 +193,12 @@ func interruptsOf(t *testing.T, c *cluster, by asker) {
 
 	// A program that does something else on it.
 	var out lines
-	cmd = c.command(by, "run", "--name", "deaf", "sh", "-c", "trap 'echo caught' INT; echo ready; while :; do sleep 0.1; done")
+	cmd = c.command(by, "run", "--name", "deaf", "sh", "-c", "trap 'echo caught; sleep 0.2; echo awake' INT; echo ready; while :; do sleep 0.1; done")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	deaf := c.start(cmd)
 	out.wait(t, "ready")
 	interrupt(deaf)
-	out.wait(t, "caught")
+	out.wait(t, "awake") // what comes at once is the same one
 	interrupt(deaf)
 	deaf.wait(t, 5*time.Second)
 	id := c.named("deaf").ID

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -107,6 +108,17 @@ func TestRunAsHere(t *testing.T) {
 		r := c.ask(shell(`id=$("$1" run -d --fetch made sh -c 'echo x >made' 2>said) && "$1" job attach $id && "$1" job fetch $id && cat made`))
 		if r.stdout != "x\n" || !strings.Contains(r.stderr, "are at the head; bring them here with: muster job fetch ") {
 			t.Errorf("%+v", r)
+		}
+	})
+
+	t.Run("timeout ends it by the signal that it was told", func(t *testing.T) {
+		c.during(t)
+		r := c.ask(shell(`timeout -s INT 1 "$1" run --name timed sleep 100`)) // sends it twice
+		if r.status != 124 || r.stderr != "" {
+			t.Errorf("%+v", r)
+		}
+		if j := c.ended(c.named("timed").ID); j.Tasks[0].Signal != int(syscall.SIGINT) {
+			t.Errorf("the job ended by signal %d", j.Tasks[0].Signal)
 		}
 	})
 

@@ -41,6 +41,21 @@ func TestWaitNotice(t *testing.T) {
 			n.changed(running)
 			n.changed(api.Job{ID: 7, State: api.JobRunning, Reason: "waits for room on the head's disk: x"})
 		}, []string{"job 7 is queued: n1 full", "job 7 waits for room on the head's disk: x"}},
+		"a node that is lost and found, twice": {func(n *waitNotice) {
+			for range 2 {
+				n.changed(api.Job{ID: 7, State: api.JobRunning, Reason: "n1 is unreachable since 10:00:00"})
+				time.Sleep(waitNoticeAfter + time.Second)
+				n.changed(running)
+				n.changed(running)
+			}
+		}, []string{
+			"job 7: n1 is unreachable since 10:00:00; when it is heard again the job has gone on there, or is lost", "job 7: its nodes are heard again",
+			"job 7: n1 is unreachable since 10:00:00; when it is heard again the job has gone on there, or is lost", "job 7: its nodes are heard again",
+		}},
+		"a node that is found at once": {func(n *waitNotice) {
+			n.changed(api.Job{ID: 7, State: api.JobRunning, Reason: "n1 is unreachable since 10:00:00"})
+			n.changed(running)
+		}, nil},
 		"stopped": {func(n *waitNotice) { n.changed(queued("waits: n1 full")); n.stop() }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
