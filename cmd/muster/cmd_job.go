@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -145,8 +146,11 @@ func commandText(argv []string) string {
 	return harmless(strings.Join(words, " "))
 }
 
-// completeJobs completes the numbers of jobs.
-func (h *headFlag) completeJobs(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+// completeJobs completes the numbers of jobs: one, or several that are each named once.
+func (h *headFlag) completeJobs(cmd *cobra.Command, named []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(named) > 0 && cmd.Name() != "cancel" {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
 	call, err := h.connect()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -163,7 +167,7 @@ func (h *headFlag) completeJobs(cmd *cobra.Command, _ []string, prefix string) (
 		if cmd.Name() == "fetch" && (!j.State.Ended() || len(j.Spec.Fetch) == 0) {
 			continue
 		}
-		if id := fmt.Sprint(j.ID); strings.HasPrefix(id, prefix) {
+		if id := fmt.Sprint(j.ID); strings.HasPrefix(id, prefix) && !slices.Contains(named, id) {
 			ids = append(ids, id+"\t"+cut(jobText(j), 40))
 		}
 	}

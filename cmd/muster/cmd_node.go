@@ -216,7 +216,7 @@ beginning of one: compare it with the one on the machine's screen.`,
 			req.Machines = args
 			nodes, err := call.client.Approve(cmd.Context(), req)
 			for _, n := range nodes {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is approved (%s, %s)\n", n.Name, n.MAC, n.Fingerprint)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is approved (%s, %s)\n", n.Name, orWord(n.MAC, "no MAC"), n.Fingerprint)
 			}
 			if err == nil && len(nodes) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "no machine is pending")

@@ -122,6 +122,14 @@ func TestRunAsHere(t *testing.T) {
 		}
 	})
 
+	t.Run("a job is completed once", func(t *testing.T) {
+		c.during(t)
+		r := c.ask(shell(`id=$("$1" run -d true 2>said); "$1" job attach $id 2>said; for before in "" $id; do "$1" __complete job show $before "" 2>said | grep -c "^$id"; done`))
+		if r.stdout != "1\n0\n" {
+			t.Errorf("%+v", r)
+		}
+	})
+
 	t.Run("an empty list of nodes is not any node", func(t *testing.T) {
 		c.during(t)
 		checkFails(t, c.ask(user, "run", "--on", "", "true"), exitUsage, "--on is given no nodes; leave it out for any")
