@@ -64,6 +64,8 @@ type NodeConfig struct {
 	Resolv string `json:"resolv,omitempty"`
 	// Userland is where the userland of the node's image can be read. Nil: nowhere, it has to be held.
 	Userland *UserlandSource `json:"userland,omitempty"`
+	// UserlandSoon says that the head is about to serve it: there is nothing to decide yet.
+	UserlandSoon bool `json:"userland_soon,omitempty"`
 }
 
 // NodeMount is a share as a node mounts it, with mount(2) as NFS 4.2.

@@ -141,15 +141,16 @@ func (h *Head) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	h.userlands = newUserlandOffers(h.Images)
 	h.Shares, err = newShares(sharesConfig{
-		Store: h.store, Nodes: h.Nodes, Now: time.Now, Log: cfg.Log.With("part", "shares"),
+		Store: h.store, Userlands: h.userlands.needed, Nodes: h.Nodes, Now: time.Now, Log: cfg.Log.With("part", "shares"),
 		Users: func(path string) []uint64 { return h.jobs.usersOf(path) }, Desk: cfg.Desk, Port: cfg.NFSPort,
 	})
 	if err != nil {
 		return err
 	}
 	h.Nodes.mountsOf, h.Nodes.located = h.Shares.mountsOf, h.Shares.located
-	h.userlands = newUserlandOffers(h.Images, nil)
+	h.userlands.exporter = h.Shares
 	h.Nodes.userlandOf = h.userlands.of
 	h.jobs, err = newJobs(jobsConfig{
 		Shares: h.Shares.Paths, Writable: h.Shares.Writable, Allows: h.Settings.allows,

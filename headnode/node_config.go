@@ -107,7 +107,10 @@ func (n *Nodes) shareNodesLocked() []shareNode {
 	var list []shareNode
 	for _, m := range n.machines {
 		if m.isNode() {
-			list = append(list, shareNode{name: m.Name, ip: m.ip, labels: m.Labels, up: m.joined && m.link == api.LinkUp || m.link == api.LinkBooting && m.joined, mounts: m.mounts, image: m.runs.ImageID, userland: m.runs.UserlandWanted, headIP: m.headIP})
+			list = append(list, shareNode{
+				name: m.Name, ip: m.ip, labels: m.Labels, up: m.joined && m.link == api.LinkUp || m.link == api.LinkBooting && m.joined, mounts: m.mounts,
+				headIP: m.headIP, runs: m.runs, memoryMiB: m.Hardware.MemoryMiB,
+			})
 		}
 	}
 	slices.SortFunc(list, func(a, b shareNode) int { return api.CompareNames(a.name, b.name) })
@@ -170,7 +173,7 @@ func (n *Nodes) sendConfigs(ctx context.Context) {
 			c.Mounts, whole = n.mountsOf(node)
 		}
 		if n.userlandOf != nil {
-			c.Userland = n.userlandOf(node, c.Mounts)
+			c.Userland, c.UserlandSoon = n.userlandOf(node, c.Mounts)
 		}
 		c.Version = configVersion(c)
 		n.mu.Lock()

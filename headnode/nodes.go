@@ -143,8 +143,8 @@ type Nodes struct {
 	mountsOf func(shareNode) (list []api.NodeMount, whole bool)
 	// located is called when a node joined, maybe at another address than before; nil: nobody asks.
 	located func()
-	// userlandOf is where a node that mounts these shares can read its userland. Nil: nowhere.
-	userlandOf func(n shareNode, mounts []api.NodeMount) *api.UserlandSource
+	// userlandOf is where a node that mounts these shares can read its userland. Nil: nowhere; soon: not yet.
+	userlandOf func(n shareNode, mounts []api.NodeMount) (from *api.UserlandSource, soon bool)
 	configs    chan struct{} // gets a token when configurations are to be sent at once
 
 	texts         configTexts // guarded by mu

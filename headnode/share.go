@@ -82,9 +82,12 @@ type sharesConfig struct {
 	Users func(path string) []uint64
 	// Desk serves folders of the head. Nil: this head cannot.
 	Desk shares.Desk
-	Port int // where it serves them by nfs-ganesha; 0: 2049
-	Now  clock
-	Log  *slog.Logger
+	// Userlands tells of these nodes which are to read their userland from the head, and which that
+	// is, by its SHA-256; export is where they read it if they do already. Nil: none are.
+	Userlands func(nodes []shareNode, export string) map[string]string
+	Port      int // where it serves them by nfs-ganesha; 0: 2049
+	Now       clock
+	Log       *slog.Logger
 }
 
 // Shares knows the directories that nodes mount.
@@ -229,7 +232,7 @@ func (s *Shares) Add(ctx context.Context, actor string, req api.ShareRequest) (a
 		return api.Share{}, &api.Error{Code: api.CodeConflict, Msg: fmt.Sprintf("there is a share at %s already", rec.Path), Hint: "choose another path with --at, or remove it first: muster share remove " + rec.Path}
 	case count >= maxShares:
 		return api.Share{}, tooLarge("share a folder above some of them", "there are %d shares already", count)
-	case last == 1<<16-1:
+	case last >= shares.UserlandsID-1:
 		return api.Share{}, &api.Error{Code: api.CodeUnavailable, Msg: "all numbers of shares are used up"}
 	}
 	rec.ID, rec.Added, rec.By = last+1, stamp(s.cfg.Now()), actor
@@ -442,9 +445,9 @@ type shareNode struct {
 	up       bool
 	mounts   []api.MountStatus
 
-	image    string // ID of what it runs
-	userland string // SHA-256 of its userland
-	headIP   string // address of the head that it knows
+	headIP    string // address of the head that it knows
+	runs      api.Software
+	memoryMiB int64
 }
 
 // mountsOf are the shares that a node is to mount. whole is false while there are some that it cannot mount yet, because their

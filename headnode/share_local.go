@@ -38,6 +38,8 @@ type localShares struct {
 	leaving []leavingShare
 
 	kick chan struct{} // gets a token when a node may have another address
+
+	userlands servedUserlands
 }
 
 type leavingShare struct {
@@ -78,12 +80,7 @@ func (s *Shares) localRecord(ctx context.Context, rec shareRecord, req api.Share
 		return rec, shares.Folder{}, &api.Error{Code: api.CodeUnavailable, Msg: "this head does not serve folders of its own", Hint: "add a server that exists: muster share add HOST:/EXPORT"}
 	}
 	s.mu.Lock()
-	var inUse api.ShareDriver
-	for _, o := range s.list {
-		if o.isLocal() {
-			inUse = o.Driver
-		}
-	}
+	inUse := s.engineInUse()
 	s.mu.Unlock()
 	folder, err := s.cfg.Desk.Look(ctx, path.Clean(req.Source), inUse)
 	if err != nil {
@@ -113,7 +110,9 @@ func (sh *share) limits() []string {
 			list = append(list, "files made, renamed or removed in the last seconds before a power cut of the head may be lost, what is in files that were synced is not"+durableHint[sh.folder.Type])
 		}
 	case api.ShareKernel:
-		list = append(list, "after a restart of the NFS server, who writes waits up to its grace time, 90 seconds as Debian has it")
+		list = append(list,
+			"a lock that waits for a program on another node may be had only 30 seconds after it is free",
+			"after a restart of the NFS server, who writes waits up to its grace time, 90 seconds as Debian has it")
 	}
 	if !sh.NoRootSquash {
 		list = append(list, "root of a node is nobody here; jobs of root need --no-root-squash")
@@ -181,6 +180,7 @@ func (s *Shares) serveLocal(ctx context.Context, now bool) {
 		}
 		s.mu.Lock()
 		s.local.known, s.local.taken = true, st.Wanted
+		s.local.userlands.restore(st.Wanted)
 		for _, e := range st.Wanted.Exports {
 			for _, c := range e.Clients {
 				s.local.addrs[c.Node] = c.Addr
@@ -188,6 +188,7 @@ func (s *Shares) serveLocal(ctx context.Context, now bool) {
 		}
 		s.mu.Unlock()
 	}
+	s.needUserlands(ctx, nodes)
 	s.mu.Lock()
 	want := s.wanted(nodes, strangers)
 	same := reflect.DeepEqual(want, s.local.taken)
@@ -216,6 +217,12 @@ func (s *Shares) serveLocal(ctx context.Context, now bool) {
 func (s *Shares) setLocal(failed map[uint16]string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if u := &s.local.userlands; u.folder.Driver != "" {
+		u.failed = failed[shares.UserlandsID]
+		if err != nil {
+			u.failed = err.Error()
+		}
+	}
 	for _, sh := range s.list {
 		if !sh.isLocal() {
 			continue
@@ -260,6 +267,9 @@ func (s *Shares) wanted(nodes []shareNode, strangers map[string]bool) shares.Wan
 		if !slices.ContainsFunc(w.Exports, func(e shares.Export) bool { return e.Dir == l.Dir }) {
 			add(&l.shareRecord, func(n shareNode) bool { return l.meant(n) && hasMount(n, l.ID) })
 		}
+	}
+	if e, driver, ok := s.local.userlands.export(nodes); ok && (w.Driver == "" || w.Driver == driver) {
+		w.Driver, w.Exports = driver, append(w.Exports, e)
 	}
 	return w
 }

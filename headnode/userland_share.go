@@ -15,26 +15,25 @@ import (
 // userlandFileSuffix is behind the hash in the name of a userland in a folder that is not the head's.
 const userlandFileSuffix = ".sqfs"
 
-// userlandExporter serves the head's folder of artifacts, where each file is named by its SHA-256, to nodes by NFS:
-// read-only, and at a path of its own that is no share. An engine of shares is one. Everybody on the boot network can
-// fetch these files by HTTP as well, and nodes check what they read.
+// userlandExporter serves userlands, each a file named by its SHA-256, to nodes by NFS. [Shares] is one. Everybody on the boot
+// network can fetch these files by HTTP as well, and nodes check what they read.
 type userlandExporter interface {
-	// userlandExport returns where it is. ok is false as long as it is not served.
-	userlandExport() (export string, port int, ok bool)
+	// userlandFor returns where a node can read its userland. Nil: nowhere; soon: it will be served in a moment.
+	userlandFor(n shareNode) (from *api.UserlandSource, soon bool)
 }
 
 // userlandOffers knows from where nodes can read the userlands of their images.
 type userlandOffers struct {
 	images   *Images
-	exporter userlandExporter // nil: the head has no engine
+	exporter userlandExporter
 	lookUp   func(ctx context.Context, host string) (netip.Addr, error)
 
 	mu    sync.Mutex
 	addrs map[string]string // of hosts in settings
 }
 
-func newUserlandOffers(im *Images, exporter userlandExporter) *userlandOffers {
-	return &userlandOffers{images: im, exporter: exporter, lookUp: addressOf, addrs: map[string]string{}}
+func newUserlandOffers(im *Images) *userlandOffers {
+	return &userlandOffers{images: im, lookUp: addressOf, addrs: map[string]string{}}
 }
 
 // Run looks up the hosts of settings until ctx is done; changed is called when one has another address.
@@ -76,31 +75,62 @@ func (o *userlandOffers) look(ctx context.Context) (changed bool) {
 	return changed
 }
 
-// of returns where a node that mounts these shares can read its userland. Nil: nowhere.
-func (o *userlandOffers) of(n shareNode, mounts []api.NodeMount) *api.UserlandSource {
-	if n.userland == "" {
-		return nil
+// of returns where a node that mounts these shares can read its userland. Nil: nowhere; soon: not yet.
+func (o *userlandOffers) of(n shareNode, mounts []api.NodeMount) (from *api.UserlandSource, soon bool) {
+	userland := n.runs.UserlandWanted
+	if userland == "" {
+		return nil, false
 	}
-	name, _ := o.images.nameOf(n.image)
+	name, _ := o.images.nameOf(n.runs.ImageID)
 	setting := o.images.userlandShare(name)
 	if host, folder, ok := cutSource(setting); ok {
 		addr := o.address(host)
 		if addr == "" {
-			return nil
+			return nil, false
 		}
-		return &api.UserlandSource{Server: addr, Export: path.Clean(folder), File: n.userland + userlandFileSuffix}
+		return &api.UserlandSource{Server: addr, Export: path.Clean(folder), File: userland + userlandFileSuffix}, false
 	}
 	if setting != "" {
-		return inMounts(setting, n.userland, mounts)
+		return inMounts(setting, userland, mounts), false
 	}
 	if o.exporter == nil || n.headIP == "" {
-		return nil
+		return nil, false
 	}
-	export, port, ok := o.exporter.userlandExport()
-	if _, have := o.images.HasBlob(n.userland); !ok || !have {
-		return nil
+	return o.exporter.userlandFor(n)
+}
+
+// needed tells of nodes which userland they are to read from the head: those that do already, from the export of
+// that name, and those that have none yet, whose image wants it or that are too small, where nothing else is set.
+func (o *userlandOffers) needed(nodes []shareNode, export string) map[string]string {
+	need := map[string]string{}
+	for _, n := range nodes {
+		m, ok := o.images.forNode(n.runs.ImageID)
+		u, has := m.Userland()
+		if !ok || !has || n.runs.ImageID == "" || u.SHA256 != n.runs.UserlandWanted || u.VerityRoot == "" {
+			continue
+		}
+		if _, have := o.images.HasBlob(u.SHA256); !have {
+			continue
+		}
+		reads := n.runs.UserlandIn == api.UserlandShare && strings.HasSuffix(n.runs.UserlandFrom, ":"+export)
+		lacks := n.runs.UserlandIn == "" && o.images.userlandShare(m.Name) == ""
+		if reads || lacks && wantsShare(u, n.memoryMiB) {
+			need[n.name] = u.SHA256
+		}
 	}
-	return &api.UserlandSource{Server: n.headIP, Port: port, Export: export, File: n.userland}
+	return need
+}
+
+// wantsShare tells whether a machine may want to read a userland from a share, which it decides itself by what it
+// knows better (nodeagent/userland): it has a little more memory than its kernel says.
+func wantsShare(u images.Userland, memoryMiB int64) bool {
+	switch u.In {
+	case images.UserlandShare:
+		return true
+	case images.UserlandAuto:
+		return u.Size*4 > memoryMiB<<20 || u.MemoryMiB > memoryMiB
+	}
+	return false
 }
 
 // address is that of a host, "" as long as it is not known.

@@ -44,17 +44,22 @@ func hashText(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// engine exports the head's artifacts.
+// engine serves userlands, or is about to.
 type engine struct{ export string }
 
-func (e engine) userlandExport() (string, int, bool) { return e.export, 20049, e.export != "" }
+func (e engine) userlandFor(n shareNode) (*api.UserlandSource, bool) {
+	if e.export == "" {
+		return nil, true
+	}
+	return &api.UserlandSource{Server: n.headIP, Port: 20049, Export: e.export, File: n.runs.UserlandWanted}, false
+}
 
 func TestUserlandOffers(t *testing.T) {
 	w := newWorld(t)
 	im := newTestImages(t, w)
 	a := publishUserland(t, im, "big", "1")
 	big, _ := im.forNode("big")
-	o := newUserlandOffers(im, nil)
+	o := newUserlandOffers(im)
 	known := map[string]string{"nas1": "10.0.0.9"}
 	o.lookUp = func(_ context.Context, host string) (netip.Addr, error) {
 		if known[host] == "" {
@@ -62,7 +67,7 @@ func TestUserlandOffers(t *testing.T) {
 		}
 		return netip.ParseAddr(known[host])
 	}
-	node := shareNode{name: "n1", image: big.ID, userland: a.SHA256, headIP: "10.0.0.1"}
+	node := shareNode{name: "n1", runs: api.Software{ImageID: big.ID, UserlandWanted: a.SHA256}, headIP: "10.0.0.1"}
 	mounts := []api.NodeMount{
 		{Path: "/data", Server: "10.0.0.3", Export: "/tank", Port: 7}, {Path: "/data/deep", Server: "10.0.0.4", Export: "/deep"}, {Path: "/da", Server: "10.0.0.5"},
 	}
@@ -88,16 +93,16 @@ func TestUserlandOffers(t *testing.T) {
 		{"a share that the node does not mount", "/home", nil, node, nil},
 		{"an engine", "", engine{"/muster"}, node, &api.UserlandSource{Server: "10.0.0.1", Port: 20049, Export: "/muster", File: a.SHA256}},
 		{"an engine that does not serve", "", engine{}, node, nil},
-		{"an engine of a head that lacks it", "", engine{"/muster"}, shareNode{userland: hashText("other"), headIP: "10.0.0.1"}, nil},
 		{"what is set comes first", "10.0.0.9:/x", engine{"/muster"}, node, &api.UserlandSource{Server: "10.0.0.9", Export: "/x", File: file}},
-		{"an image without userland", "10.0.0.9:/x", engine{"/muster"}, shareNode{image: big.ID, headIP: "10.0.0.1"}, nil},
-		{"an image of another name", "10.0.0.9:/x", nil, shareNode{image: "other", userland: a.SHA256}, nil},
+		{"an image without userland", "10.0.0.9:/x", engine{"/muster"}, shareNode{runs: api.Software{ImageID: big.ID}, headIP: "10.0.0.1"}, nil},
+		{"an image of another name", "10.0.0.9:/x", nil, shareNode{runs: api.Software{ImageID: "other", UserlandWanted: a.SHA256}}, nil},
 	} {
 		set(c.set)
 		o.exporter = c.engine
 		o.look(t.Context())
-		if diff := cmp.Diff(c.want, o.of(c.node, mounts)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		got, soon := o.of(c.node, mounts)
+		if diff := cmp.Diff(c.want, got); diff != "" || soon != (c.engine == engine{} && c.set == "") {
+			t.Errorf("%s: soon %v (-want +got):\n%s", c.name, soon, diff)
 		}
 	}
 
@@ -106,12 +111,16 @@ func TestUserlandOffers(t *testing.T) {
 	if o.look(t.Context()) {
 		t.Error("an address that is the same is told as new")
 	}
+	at := func() string {
+		from, _ := o.of(node, nil)
+		return from.Server
+	}
 	known = nil
-	if o.look(t.Context()) || o.of(node, nil).Server != "10.0.0.9" {
+	if o.look(t.Context()) || at() != "10.0.0.9" {
 		t.Error("the address was forgotten")
 	}
 	known = map[string]string{"nas1": "10.0.0.10"}
-	if !o.look(t.Context()) || o.of(node, nil).Server != "10.0.0.10" {
+	if !o.look(t.Context()) || at() != "10.0.0.10" {
 		t.Error("the new address is not told")
 	}
 }

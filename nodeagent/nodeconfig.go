@@ -29,7 +29,7 @@ func (a *Agent) configure(c api.NodeConfig) error {
 			return err
 		}
 	}
-	if a.cfg.Userland != nil {
+	if a.cfg.Userland != nil && !c.UserlandSoon {
 		a.cfg.Userland.Offer(c.Userland)
 	}
 	if a.cfg.Shares != nil {

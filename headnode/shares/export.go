@@ -28,6 +28,8 @@ type Export struct {
 	ReadOnly     bool     `json:"read_only,omitempty"`
 	NoRootSquash bool     `json:"no_root_squash,omitempty"`
 	Clients      []Client `json:"clients,omitempty"`
+	// Userlands are what the export [UserlandsID] has: files of the image store, by their SHA-256.
+	Userlands []string `json:"userlands,omitempty"`
 }
 
 // Wanted is all that an engine is to serve.
@@ -56,8 +58,8 @@ type Folder struct {
 
 // Desk is where the head has its folders served. Errors are *api.Error.
 type Desk interface {
-	// Look says of a folder how it would be served, or why it cannot be. driver is the engine
-	// that serves others already, which this one must have too; "": none does.
+	// Look says of a folder how it would be served, or why it cannot be; of [Userlands] where it
+	// is, and makes it. driver is the engine that serves others already, which this one must have too; "": none does.
 	Look(ctx context.Context, dir string, driver api.ShareDriver) (Folder, error)
 	// Serve makes w what is served, and returns when it is. It may be called again with the same:
 	// what had failed is tried again.
@@ -116,6 +118,9 @@ func (w Wanted) check() error {
 			return fmt.Errorf("export %d of %s is there twice", e.ID, e.Dir)
 		}
 		ids[e.ID], dirs[e.Dir] = true, true
+		if err := e.checkUserlands(); err != nil {
+			return fmt.Errorf("export %d: %w", e.ID, err)
+		}
 		if len(e.Clients) > maxClients {
 			return fmt.Errorf("export %d: %d nodes; at most %d can mount it", e.ID, len(e.Clients), maxClients)
 		}
@@ -126,6 +131,17 @@ func (w Wanted) check() error {
 		}
 	}
 	return nil
+}
+
+// squash is who users of nodes are, as nfs-ganesha and exports(5) name it.
+func (e Export) squash() (ganesha, kernel string) {
+	switch {
+	case e.ID == UserlandsID:
+		return "All_Squash", "all_squash"
+	case e.NoRootSquash:
+		return "No_Root_Squash", "no_root_squash"
+	}
+	return "Root_Squash", "root_squash"
 }
 
 // addrs are the addresses of an export's clients, sorted, each once.

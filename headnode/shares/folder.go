@@ -197,6 +197,14 @@ func cause(err error) error {
 
 // ready says why an export cannot be served now; "": it can.
 func (s *Server) ready(e Export) string {
+	if e.ID == UserlandsID {
+		if e.Dir != s.userlands() {
+			return fmt.Sprintf("userlands are in %s, not in %s", s.userlands(), e.Dir)
+		}
+		if err := s.linkUserlands(e.Userlands); err != nil {
+			return err.Error()
+		}
+	}
 	f, err := s.folder(e.Dir)
 	switch {
 	case err != nil:

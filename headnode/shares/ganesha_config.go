@@ -75,13 +75,11 @@ LOG {
 
 // ganeshaExport is the block of one export. Whoever is in no CLIENT block has no access.
 func ganeshaExport(e Export) string {
-	access, squash := "RW", "Root_Squash"
+	access := "RW"
 	if e.ReadOnly {
 		access = "RO"
 	}
-	if e.NoRootSquash {
-		squash = "No_Root_Squash"
-	}
+	squash, _ := e.squash()
 	var b strings.Builder
 	// Attributes are not kept: with one second, what the head itself writes was seen two seconds late.
 	// Tasks have no privileged port, so they cannot speak NFS under another user's number.
@@ -158,13 +156,11 @@ func (b block) equal(o block) bool {
 
 // block is what the text of an export must say.
 func (e Export) block() block {
-	access, squash := "RW", "Root_Squash"
+	access := "RW"
 	if e.ReadOnly {
 		access = "RO"
 	}
-	if e.NoRootSquash {
-		squash = "No_Root_Squash"
-	}
+	squash, _ := e.squash()
 	b := block{name: "EXPORT", params: map[string]string{
 		"Export_Id": fmt.Sprint(e.ID), "Filesystem_Id": fmt.Sprintf("%d.1", e.ID), "Path": `"` + e.Dir + `"`, "Pseudo": fmt.Sprintf(`"/share-%d"`, e.ID),
 		"Protocols": "4", "Transports": "TCP", "SecType": "sys", "Access_Type": "None", "PrivilegedPort": "true", "Manage_Gids": "true",

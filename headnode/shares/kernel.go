@@ -40,13 +40,11 @@ func kernelEntries(list []Export) map[entry]string {
 // kernelOptions are the options of an export: what is acknowledged is on the disk, requests come from
 // privileged ports, and file systems mounted below are exported with it.
 func (e Export) kernelOptions() string {
-	access, squash := "rw", "root_squash"
+	access := "rw"
 	if e.ReadOnly {
 		access = "ro"
 	}
-	if e.NoRootSquash {
-		squash = "no_root_squash"
-	}
+	_, squash := e.squash()
 	return strings.Join([]string{access, "sync", "secure", "no_subtree_check", "crossmnt", squash, "anonuid=65534", "anongid=65534", "fsid=" + e.fsid()}, ",")
 }
 

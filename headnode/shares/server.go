@@ -150,6 +150,12 @@ func (s *Server) Look(_ context.Context, dir string, inUse api.ShareDriver) (Fol
 	if err != nil {
 		return Folder{}, err
 	}
+	if dir == Userlands {
+		if err := s.makeUserlands(); err != nil {
+			return Folder{}, &api.Error{Code: api.CodeUnavailable, Msg: err.Error()}
+		}
+		dir = s.userlands()
+	}
 	f, err := s.folder(dir)
 	if err != nil {
 		return f, err
@@ -190,6 +196,11 @@ func (s *Server) Serve(ctx context.Context, w Wanted) (Status, error) {
 		list = append(list, e)
 	}
 	failed, err := s.engine(ctx, was.Driver, w.Driver, list)
+	if !slices.ContainsFunc(w.Exports, func(e Export) bool { return e.ID == UserlandsID }) {
+		if err := s.dropUserlands(); err != nil {
+			s.cfg.Log.Warn("removing the folder of userlands", "err", err)
+		}
+	}
 	for id, why := range failed {
 		st.Failed[id] = why
 	}
