@@ -12,6 +12,7 @@ IMAGES   := $(patsubst %,build/%/manifest.json,compute compute-vm mini)
 VM_IMAGE := build/compute-vm/manifest.json
 BENCH     = MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm
 CHECKED  := ./...
+DRIVERS  := ^TestVMShare(Head|Kernel|Ganesha)$$
 
 # Debian packages: of the demo, and what the tests use beside them.
 DEMO_DEBS := qemu-system-x86 ovmf ipxe-qemu seabios
@@ -56,8 +57,8 @@ build/%/manifest.json: bin/muster
 	@bin/muster build $* --output build/$*
 	@touch $@
 
-build/software/manifest.json: bin/muster cmd/muster/testdata/software.yaml
-	@bin/muster build ./cmd/muster/testdata/software.yaml --output build/software
+build/software/manifest.json build/head/manifest.json: build/%/manifest.json: bin/muster cmd/muster/testdata/%.yaml
+	@bin/muster build ./cmd/muster/testdata/$*.yaml --output build/$*
 	@touch $@
 
 build/nfs-ganesha: | bin/muster
@@ -73,15 +74,16 @@ check: go-version ## vet, lint, format and quick tests: what a change passes
 	@$(GO) test -short $(CHECKED)
 
 lint: go-version ## the slower linters: deadcode, govulncheck
-	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./... ./headnode/store/testdata/powercut ./cmd/muster/testdata/powercut | tee /dev/stderr | test -z "$$(cat)"
+	@$(GO) tool -modfile=internal/tools/go.mod deadcode -test ./... ./headnode/store/testdata/powercut ./cmd/muster/testdata/powercut ./cmd/muster/testdata/headvm | tee /dev/stderr | test -z "$$(cat)"
 
 test: go-version test-deps build $(VM_IMAGE) build/nfs-ganesha ## install what is needed and run all tests, also those in virtual machines
 	@set -o pipefail; export MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm MUSTER_GANESHA=$(CURDIR)/build/nfs-ganesha; \
 	 $(GO) test -json -p 2 -timeout 25m $(CHECKED) | $(GO) run ./internal/testtable
 
-test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json build/software/manifest.json build/nfs-ganesha ## only the tests that boot virtual machines
-	@MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm MUSTER_GANESHA=$(CURDIR)/build/nfs-ganesha \
-	 $(GO) test -v -count=1 -timeout 60m -run 'VM' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store
+test-vm: go-version test-deps build $(VM_IMAGE) build/mini/manifest.json build/software/manifest.json build/head/manifest.json build/nfs-ganesha ## only the tests that boot virtual machines
+	@export MUSTER_LONG=1 MUSTER_NEED=all MUSTER_BIN=$(CURDIR)/bin/muster MUSTER_IMAGE=$(CURDIR)/build/compute-vm MUSTER_GANESHA=$(CURDIR)/build/nfs-ganesha; \
+	 $(GO) test -v -count=1 -timeout 60m -run 'VM|Ganesha|Userlands|OnAServer|Veritysetup' -skip '$(DRIVERS)' ./cmd/muster ./nodeagent/boot ./internal/vm ./headnode/store ./headnode/shares ./builder/verity && \
+	 $(GO) test -v -count=1 -timeout 60m -run '$(DRIVERS)' ./cmd/muster
 
 test-net: go-version test-deps build ## tests against the real package archives
 	@set -o pipefail; export MUSTER_NEED=all MUSTER_NET=1 MUSTER_LONG=1; \

@@ -43,6 +43,7 @@ type cluster struct {
 	head    *exec.Cmd
 	headEnd chan error
 	next    byte
+	inside  *headMachine // the head is in it; nil: it is a process here
 }
 
 // startCluster starts a head on a network of its own.
@@ -103,18 +104,34 @@ func newCluster(t testing.TB) *cluster {
 	return c
 }
 
+// moveState has the head, which is not started yet, keep its state in another folder.
+func (c *cluster) moveState(dir string) {
+	c.t.Helper()
+	c.state = dir
+	var err error
+	if c.client, err = client.New(c.socket()); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 func (c *cluster) socket() string { return filepath.Join(c.state, "run", "head.sock") }
 
 // startHead starts the head and waits until it serves.
 func (c *cluster) startHead(args ...string) {
+	c.t.Helper()
+	all := []string{"head", "--interface", c.bridge, "--state", c.state, "--image", c.image}
+	c.runHead(exec.Command(c.bin, append(all, args...)...))
+}
+
+// runHead starts a command that is the head and waits until it serves.
+func (c *cluster) runHead(cmd *exec.Cmd) {
 	c.t.Helper()
 	log, err := os.OpenFile(filepath.Join(c.dir, "head.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer log.Close()
-	all := []string{"head", "--interface", c.bridge, "--state", c.state, "--image", c.image}
-	c.head = exec.Command(c.bin, append(all, args...)...)
+	c.head = cmd
 	c.head.Stdout, c.head.Stderr = log, log
 	c.head.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.head.Start(); err != nil {
@@ -125,7 +142,11 @@ func (c *cluster) startHead(args ...string) {
 	head := c.head
 	go func() { end <- head.Wait() }()
 	c.t.Cleanup(func() { c.stopHead(os.Interrupt) })
-	c.eventually(headTime, "the head serves", func(ctx context.Context) (bool, error) {
+	most := headTime
+	if c.inside != nil {
+		most = 5 * time.Minute // it publishes its image with an emulated processor
+	}
+	c.eventually(most, "the head serves", func(ctx context.Context) (bool, error) {
 		select {
 		case err := <-end:
 			end <- err

@@ -75,6 +75,9 @@ func haveAccounts(t *testing.T) {
 // openToUsers lets users who are not root reach the head, and returns a copy of muster that they may run.
 func (c *cluster) openToUsers() string {
 	c.t.Helper()
+	if c.inside != nil {
+		return "/usr/bin/muster"
+	}
 	for dir := filepath.Dir(c.state); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			c.t.Fatal(err)
@@ -114,12 +117,7 @@ type sharedFolder struct {
 func newSharedFolder(t *testing.T, c *cluster, share string, nodes [2]string, waits string) sharedFolder {
 	t.Helper()
 	s := sharedFolder{c: c, bin: c.openToUsers(), dir: filepath.Join(share, "ada"), nodes: nodes, waits: waits}
-	if err := os.Mkdir(s.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(s.dir, int(ada.uid), int(ada.gid)); err != nil {
-		t.Fatal(err)
-	}
+	s.mkdir(t, s.dir)
 	return s
 }
 
@@ -127,17 +125,48 @@ func newSharedFolder(t *testing.T, c *cluster, share string, nodes [2]string, wa
 const shareTime = 10 * time.Minute
 
 // shell is what a user types in a folder.
-func (s sharedFolder) shell(ctx context.Context, who account, dir, script string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "/bin/bash", "-e", "-c", script)
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + filepath.Dir(s.bin) + ":/usr/local/bin:/usr/bin:/bin", "HOME=" + s.dir, "LANG=C.UTF-8",
-		"MUSTER_HEAD=" + s.c.socket(), "A=" + s.nodes[0], "B=" + s.nodes[1],
+func (s sharedFolder) shell(ctx context.Context, who account, dir, script string, args ...string) *exec.Cmd {
+	all := append([]string{"/bin/bash", "-e", "-c", script, "bash"}, args...)
+	env := []string{"PATH=" + filepath.Dir(s.bin) + ":/usr/local/bin:/usr/bin:/bin", "HOME=" + s.dir, "LANG=C.UTF-8", "A=" + s.nodes[0], "B=" + s.nodes[1]}
+	if s.c.inside != nil {
+		return s.c.inside.command(ctx, who, dir, append(env, "MUSTER_HEAD="+insideSocket), all...)
 	}
+	cmd := exec.CommandContext(ctx, all[0], all[1:]...)
+	cmd.Dir, cmd.Env = dir, append(env, "MUSTER_HEAD="+s.c.socket())
 	if who.uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: who.uid, Gid: who.gid, Groups: who.groups}}
 	}
 	return cmd
+}
+
+// server runs a script as root where the files of the share are, and returns what it prints.
+func (s sharedFolder) server(t *testing.T, input, script string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), shareTime)
+	defer cancel()
+	r := finish(t, s.shell(ctx, account{}, "/", script, args...), input)
+	if r.status != 0 {
+		t.Fatalf("%s %q ends with %d on the server: %s", script, args, r.status, r.stderr)
+	}
+	return r.stdout
+}
+
+// mkdir makes a folder of ada's on the server.
+func (s sharedFolder) mkdir(t *testing.T, dir string) {
+	t.Helper()
+	s.server(t, "", `mkdir -m 755 "$1" && chown "$2" "$1"`, dir, fmt.Sprintf("%d:%d", ada.uid, ada.gid))
+}
+
+// write writes a file on the server, as root. The mode is octal.
+func (s sharedFolder) write(t *testing.T, file, text, mode string) {
+	t.Helper()
+	s.server(t, text, `cat > "$1" && chmod "$2" "$1"`, file, mode)
+}
+
+// read reads a file on the server.
+func (s sharedFolder) read(t *testing.T, file string) string {
+	t.Helper()
+	return s.server(t, "", `cat "$1"`, file)
 }
 
 // types has a user type a script in a folder and returns what it prints.
@@ -153,9 +182,7 @@ func (s sharedFolder) on(t *testing.T, node int, dir, script string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), shareTime)
 	defer cancel()
-	cmd := s.shell(ctx, ada, dir, `exec muster run --on "$1" -- bash -e -o pipefail -c "$2"`)
-	cmd.Args = append(cmd.Args, "bash", s.nodes[node], script)
-	r := finish(t, cmd, "")
+	r := finish(t, s.shell(ctx, ada, dir, `exec muster run --on "$1" -- bash -e -o pipefail -c "$2"`, s.nodes[node], script), "")
 	if r.status != 0 {
 		t.Fatalf("on %s it ends with %d\n%s%s", s.nodes[node], r.status, r.stdout, r.stderr)
 	}
@@ -270,7 +297,13 @@ const shareFiles = 10000
 // shareChecks does in a share what people do there, from two nodes, as ada. Every driver of shares passes it, with
 // the limits that it is known to have.
 func shareChecks(t *testing.T, s sharedFolder) {
-	buildStatic(t, primesSource, filepath.Join(s.dir, "primes"))
+	primes := filepath.Join(t.TempDir(), "primes")
+	buildStatic(t, primesSource, primes)
+	raw, err := os.ReadFile(primes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, filepath.Join(s.dir, "primes"), string(raw), "755")
 	for i, p := range sharePrograms() {
 		t.Run(p.name, func(t *testing.T) {
 			dir := s.folder(t, strconv.Itoa(i))
@@ -306,12 +339,7 @@ func sameText(got, want string) bool {
 func (s sharedFolder) folder(t *testing.T, name string) string {
 	t.Helper()
 	dir := filepath.Join(s.dir, name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(dir, int(ada.uid), int(ada.gid)); err != nil {
-		t.Fatal(err)
-	}
+	s.mkdir(t, dir)
 	return dir
 }
 
@@ -347,8 +375,8 @@ func (s sharedFolder) checkAppend(t *testing.T) {
 		s.on(t, i%2, dir, fmt.Sprintf("echo turn %d >> log; tail -n 1 log > last", i))
 		want += fmt.Sprintf("turn %d\n", i)
 	}
-	if got, err := os.ReadFile(filepath.Join(dir, "log")); err != nil || string(got) != want {
-		t.Errorf("the file has %q, %v; want %q", got, err, want)
+	if got := s.read(t, filepath.Join(dir, "log")); got != want {
+		t.Errorf("the file has %q, want %q", got, want)
 	}
 	if got := s.on(t, 0, dir, "cat log last"); got != want+"turn 19\n" {
 		t.Errorf("a node reads %q", got)
@@ -358,9 +386,7 @@ func (s sharedFolder) checkAppend(t *testing.T) {
 func (s sharedFolder) checkDatabase(t *testing.T) {
 	dir := s.folder(t, "database")
 	insert := "for i in 1 2 3 4 5 6 7 8 9 10; do sqlite3 -cmd '.timeout 60000' db \"insert into t values ('$(uname -n)', $i)\" || exit 1; done\n"
-	if err := os.WriteFile(filepath.Join(dir, "insert"), []byte(insert), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	s.write(t, filepath.Join(dir, "insert"), insert, "644")
 	s.on(t, 0, dir, "sqlite3 db 'create table t(node text, n integer)'")
 	r := s.types(t, ada, dir, `muster run --on $A sh insert & first=$!
 muster run --on $B sh insert
@@ -408,8 +434,8 @@ func (s sharedFolder) lock(t *testing.T, dir string, node int, how, what string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := s.shell(t.Context(), ada, dir, fmt.Sprintf("exec muster run --on %s python3 lock.py %s %s", s.nodes[node], how, what))
-	cmd.Stdin = in
+	cmd := s.shell(t.Context(), ada, dir, `exec muster run --on "$1" python3 lock.py "$2" "$3"`, s.nodes[node], how, what)
+	cmd.Stdin, cmd.Stderr = in, t.Output()
 	h := holding{write, make(chan string, 16), make(chan struct{})}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -423,7 +449,9 @@ func (s sharedFolder) lock(t *testing.T, dir string, node int, how, what string)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			h.out <- lines.Text()
 		}
-		_ = cmd.Wait() // what it printed says how it went
+		if err := cmd.Wait(); err != nil { // what it printed says how it went
+			fmt.Fprintf(t.Output(), "%s %s on %s: %v\n", how, what, s.nodes[node], err)
+		}
 		close(h.out)
 		close(h.done)
 	}()
@@ -450,12 +478,7 @@ func (h holding) next(t *testing.T) string {
 func (s sharedFolder) checkLocks(t *testing.T) {
 	dir := s.folder(t, "locks")
 	for name, text := range map[string]string{"lock.py": lockProgram, "lock.fcntl": "", "lock.flock": ""} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(filepath.Join(dir, name), 0o666); err != nil {
-			t.Fatal(err)
-		}
+		s.write(t, filepath.Join(dir, name), text, "666")
 	}
 	for _, how := range []string{"fcntl", "flock"} {
 		holder := s.lock(t, dir, 0, how, "hold")
@@ -497,9 +520,9 @@ func (s sharedFolder) checkLocks(t *testing.T) {
 			}
 			<-counting[node].done
 		}
-		number, err := os.ReadFile(filepath.Join(dir, "lock."+how))
-		if err != nil || s.waits == "got" && string(number) != "40" {
-			t.Errorf("%s: both nodes counted to %q, want 40 (%v)", how, number, err)
+		number := s.read(t, filepath.Join(dir, "lock."+how))
+		if s.waits == "got" && number != "40" {
+			t.Errorf("%s: both nodes counted to %q, want 40", how, number)
 		}
 		t.Logf("%s: both nodes counted to %s in %v", how, number, time.Since(begin).Round(time.Millisecond))
 	}
@@ -508,14 +531,8 @@ func (s sharedFolder) checkLocks(t *testing.T) {
 func (s sharedFolder) checkOwners(t *testing.T) {
 	dir := s.folder(t, "owners")
 	s.on(t, 0, dir, "umask 077; id -u; echo secret > secret; umask 022; echo open > open")
-	for name, mode := range map[string]os.FileMode{"secret": 0o600, "open": 0o644} {
-		info, err := os.Stat(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if st := info.Sys().(*syscall.Stat_t); st.Uid != ada.uid || st.Gid != ada.gid || info.Mode() != mode {
-			t.Errorf("%s belongs to %d:%d with %v", name, st.Uid, st.Gid, info.Mode())
-		}
+	if got := s.server(t, "", `cd "$1" && stat -c "%n %u:%g %a" secret open`, dir); got != "secret 1000:1000 600\nopen 1000:1000 644\n" {
+		t.Errorf("the files belong to\n%s", got)
 	}
 	r := s.types(t, bob, dir, `muster run --on $A cat open; muster run --on $A cat secret || echo no; muster run --on $A sh -c "echo x > mine" || echo no`)
 	if r.stdout != "open\nno\nno\n" {
@@ -526,16 +543,7 @@ func (s sharedFolder) checkOwners(t *testing.T) {
 func (s sharedFolder) checkGroups(t *testing.T) {
 	dir := s.folder(t, "groups")
 	for _, g := range ada.groups {
-		of := filepath.Join(dir, fmt.Sprint(g))
-		if err := os.Mkdir(of, 0o750); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(of, "file"), fmt.Appendln(nil, g), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(of, 0, int(g)); err != nil {
-			t.Fatal(err)
-		}
+		s.server(t, "", `mkdir -m 750 "$1/$2" && echo "$2" > "$1/$2/file" && chmod 644 "$1/$2/file" && chown "0:$2" "$1/$2"`, dir, fmt.Sprint(g))
 	}
 	script := "id -G | wc -w; cat */file | wc -l"
 	if got, want := s.on(t, 0, dir, script), fmt.Sprintf("%d\n%d\n", len(ada.groups)+1, len(ada.groups)); got != want {
@@ -553,7 +561,7 @@ func (s sharedFolder) checkRoot(t *testing.T) {
 	if r.status == 0 || !strings.HasSuffix(r.stdout, "\n65534\n1000\n") || strings.Count(r.stdout, "not permitted") != 2 || strings.Count(r.stdout, "denied") != 1 {
 		t.Errorf("root of a node: %+v", r)
 	}
-	if got, err := os.ReadFile(filepath.Join(dir, "adas")); err != nil || string(got) != "1\n" {
-		t.Errorf("ada's file has %q, %v", got, err)
+	if got := s.read(t, filepath.Join(dir, "adas")); got != "1\n" {
+		t.Errorf("ada's file has %q", got)
 	}
 }

@@ -15,9 +15,9 @@ import (
 	"muster/internal/vm"
 )
 
-// TestVMShareHead has the head itself serve a folder to nodes, by nfs-ganesha: an approved node
-// mounts it, sees what was written on the head a moment ago, and goes on over an end of the server
-// and of the head; a node that was removed has it no more.
+// TestVMShareHead has the head itself serve a folder to two nodes, by the nfs-ganesha of this system: approved nodes
+// mount it, see what was written on the head a moment ago, and go on over an end of the server
+// and of the head; people do there what they do in any share.
 func TestVMShareHead(t *testing.T) {
 	if os.Getenv("MUSTER_LONG") != "1" {
 		t.Skip("only in make test-vm: needs an NFS server on this system")
@@ -25,7 +25,8 @@ func TestVMShareHead(t *testing.T) {
 	if _, err := exec.LookPath("ganesha.nfsd"); err != nil {
 		t.Skip("only in make test-vm after: apt install nfs-ganesha nfs-ganesha-vfs")
 	}
-	c := startCluster(t, "--dhcp=full")
+	haveAccounts(t)
+	c := startClusterOf(t, shippedImage(t, "software"), "--dhcp=full")
 	dir, err := os.MkdirTemp("/srv", "muster-head-share-")
 	if err != nil {
 		t.Fatal(err)
@@ -34,21 +35,25 @@ func TestVMShareHead(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	// The node boots while the share is there: it has it within two seconds of its approval.
+	// The nodes boot while the share is there: they have it within two seconds of their approval.
 	if r := c.muster("", "share", "add", dir, "--no-root-squash"); r.status != 0 || !strings.Contains(r.stdout, "nfs-ganesha") {
 		t.Fatalf("%+v", r)
 	}
-	g := c.boot(vm.Config{Name: "bios", Firmware: vm.BIOS}, nil)
-	node := c.ready(g)
-	mounted := func(what string, most time.Duration) {
+	var guests [2]*guest
+	for i := range guests {
+		guests[i] = c.boot(vm.Config{Name: fmt.Sprintf("share%d", i), Firmware: vm.BIOS, MemMiB: 1536, CPUs: 2}, nil)
+	}
+	var nodes [2]string
+	for i, g := range guests {
+		nodes[i] = c.ready(g).Name
+	}
+	mounted := func(what, share string) {
+		t.Helper()
 		begin := time.Now()
-		c.eventually(most, what, func(ctx context.Context) (bool, error) {
-			s, err := c.client.Share(ctx, dir)
-			return err == nil && len(s.Mounts) == 1 && s.Mounts[0].State == "mounted", nil
-		})
+		c.mountedBy(share, len(nodes), 20*time.Second)
 		t.Logf("%s after %v", what, time.Since(begin).Round(time.Millisecond))
 	}
-	mounted("the node has mounted the share", 10*time.Second)
+	mounted("the nodes have mounted the share", dir)
 
 	in := func(args ...string) (string, int) {
 		ctx, cancel := context.WithTimeout(t.Context(), jobTime)
@@ -150,13 +155,33 @@ print("longest", round(longest, 1))
 	// The head ends and starts: the node has the share throughout.
 	c.stopHead(os.Interrupt)
 	c.startHead("--dhcp=full")
-	c.eventually(headTime, "the node is back", func(ctx context.Context) (bool, error) {
-		n, err := c.client.Node(ctx, node.Name)
-		return err == nil && n.State == "ready", nil
-	})
-	mounted("the node has the share after a start of the head", 10*time.Second)
+	c.nodesBack(len(nodes), headTime)
+	mounted("the nodes have the share after a start of the head", dir)
 	if out, status := in("cat", "made"); out != "x\n" || status != 0 {
 		t.Errorf("after a start of the head: %q, %d", out, status)
+	}
+
+	people, err := os.MkdirTemp("/srv", "muster-people-")
+	if err == nil {
+		err = os.Chmod(people, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(people) })
+	if r := c.muster("", "share", "add", people); r.status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	mounted("the nodes have mounted the share of people", people)
+	version, err := exec.Command("ganesha.nfsd", "-v").CombinedOutput()
+	if err != nil {
+		t.Fatalf("ganesha.nfsd -v: %v", err)
+	}
+	s := newSharedFolder(t, c, people, nodes, waitingLocks(t, string(version)))
+	t.Run("share", func(t *testing.T) { shareChecks(t, s) })
+	t.Run("server killed", func(t *testing.T) { checkServerKilled(t, s, kill) })
+	if r := c.muster("", "share", "remove", people); r.status != 0 {
+		t.Errorf("%+v", r)
 	}
 
 	// A second share comes and goes without a sign to who works in the first.
@@ -167,10 +192,7 @@ print("longest", round(longest, 1))
 	if r := c.muster("", "share", "add", other, "--at", "/data", "--ro"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}
-	c.eventually(10*time.Second, "the node has mounted the second share", func(ctx context.Context) (bool, error) {
-		s, err := c.client.Share(ctx, "/data")
-		return err == nil && len(s.Mounts) == 1 && s.Mounts[0].State == "mounted", nil
-	})
+	mounted("the nodes have mounted the second share", "/data")
 	if out, _ := in("sh", "-c", "touch /data/x 2>&1; echo x >more && cat more"); !strings.Contains(out, "Read-only file system\nx\n") {
 		t.Errorf("reading and writing in two shares: %q", out)
 	}
@@ -183,8 +205,8 @@ print("longest", round(longest, 1))
 		_, err := os.Stat(filepath.Join(c.state, "nfs", "ganesha.conf"))
 		return os.IsNotExist(err), nil
 	})
-	c.eventually(time.Minute, "the node has unmounted the shares", func(ctx context.Context) (bool, error) {
-		r := c.muster("", "run", "--private", "--on", node.Name, "grep", "-c", " nfs4 ", "/proc/self/mounts")
-		return strings.TrimSpace(r.stdout) == "0", nil
+	c.eventually(time.Minute, "the nodes have unmounted the shares", func(ctx context.Context) (bool, error) {
+		r := c.muster("", "exec", "--all", "sh", "-c", "grep -c ' nfs4 ' /proc/self/mounts || true")
+		return r.stdout == nodes[0]+": 0\n"+nodes[1]+": 0\n", nil
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -205,4 +206,74 @@ func (c *cluster) waitStage(g *guest, want string) api.Node {
 		return false, nil
 	})
 	return node
+}
+
+// TestVMUserlandOfHead has a machine that is too small to hold its userland read it from the head, which has an NFS server for
+// that: nobody sets anything.
+func TestVMUserlandOfHead(t *testing.T) {
+	if os.Getenv("MUSTER_LONG") != "1" {
+		t.Skip("only in make test-vm: needs an NFS server on this system")
+	}
+	if _, err := exec.LookPath("ganesha.nfsd"); err != nil {
+		t.Skip("only in make test-vm after: apt install nfs-ganesha nfs-ganesha-vfs")
+	}
+	c := newCluster(t)
+	// The userlands are in a folder beside the state, which has to be on a disk.
+	top, err := os.MkdirTemp("/srv", "muster-state-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(top) })
+	c.moveState(filepath.Join(top, "state"))
+	c.startHead("--dhcp=full")
+	u, _ := readTestManifest(t, c.image).Userland()
+	small := c.boot(vm.Config{Name: "small", Firmware: vm.BIOS, MemMiB: 256}, nil)
+	c.waitState(small, api.NodePending)
+	begin := time.Now()
+	node := c.ready(small)
+	t.Logf("ready %v after its approval", time.Since(begin).Round(time.Millisecond))
+	const from = "10.77.0.1:/share-65535"
+	if r := c.muster("", "node", "show", node.Name); !strings.Contains(r.stdout, "read from "+from+", takes no memory for good") {
+		t.Errorf("node show: %+v", r)
+	}
+	if r := c.muster("", "share", "list"); strings.Contains(r.stdout, "userlands") || r.status != 0 {
+		t.Errorf("share list: %+v", r)
+	}
+	files, err := os.ReadDir(filepath.Join(top, "state-userlands"))
+	if err != nil || len(files) != 1 || files[0].Name() != u.SHA256 {
+		t.Errorf("served are %v, %v; want %s alone", files, err, u.SHA256)
+	}
+	whole := func(when string) {
+		t.Helper()
+		if r := c.muster("", "run", "--private", "--on", node.Name, "--", "bash", "-c", readMuch); r.stdout != "whole\n" || r.status != 0 {
+			t.Errorf("%s: %+v", when, r)
+		}
+	}
+	whole("at first")
+	if err := syscall.Kill(c.enginePID(t), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	whole("the server was killed")
+	c.stopHead(os.Interrupt)
+	c.startHead("--dhcp=full")
+	c.nodesBack(1, headTime)
+	whole("the head was started again")
+	// A folder of the head is served by the same server, beside it.
+	data := filepath.Join(top, "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r := c.muster("", "share", "add", data); r.status != 0 {
+		t.Errorf("%+v", r)
+	}
+	c.mountedBy(data, 1, 20*time.Second)
+	whole("beside a share")
+	// A node that goes takes it with it.
+	if r := c.muster("", "node", "remove", node.Name); r.status != 0 {
+		t.Errorf("%+v", r)
+	}
+	c.eventually(20*time.Second, "userlands are not served any more", func(context.Context) (bool, error) {
+		_, err := os.Stat(filepath.Join(top, "state-userlands"))
+		return os.IsNotExist(err), nil
+	})
 }

@@ -105,6 +105,12 @@ func System(t testing.TB, files map[string]string) string {
 // NewDisk makes a disk with an empty file system.
 func NewDisk(t testing.TB) *vm.VolatileDisk {
 	t.Helper()
+	return NewDiskOf(t, "256M")
+}
+
+// NewDiskOf makes a disk of a size, as mke2fs(8) takes it.
+func NewDiskOf(t testing.TB, size string) *vm.VolatileDisk {
+	t.Helper()
 	// Paths of sockets are short, so this is not t.TempDir.
 	dir, err := os.MkdirTemp("", "muster-disk-")
 	if err != nil {
@@ -112,7 +118,7 @@ func NewDisk(t testing.TB) *vm.VolatileDisk {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	image := filepath.Join(dir, "image")
-	mkfs := exec.CommandContext(t.Context(), need.Program(t, "mke2fs", "e2fsprogs"), "-q", "-t", "ext4", image, "256M")
+	mkfs := exec.CommandContext(t.Context(), need.Program(t, "mke2fs", "e2fsprogs"), "-q", "-t", "ext4", image, size)
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		t.Fatalf("making a file system: %v\n%s", err, out)
 	}
