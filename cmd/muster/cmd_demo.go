@@ -47,8 +47,8 @@ with UEFI firmware, approve them and run jobs. Nothing of this machine's network
 changes, and nothing stays but the build folder. QEMU emulates the machines
 where the processor cannot run them itself, so a boot takes half a minute.
 
-As root or with sudo the head also shares a folder, by Debian's nfs-ganesha, which
-is unpacked into the demo's folder and installed nowhere.
+As root or with sudo the head also shares a folder, by Debian's nfs-ganesha,
+which is unpacked into the demo's folder and installed nowhere.
 
 On a terminal the cluster stays up until Ctrl-C.`,
 		Example: "  muster demo\n  muster demo --keep=no --dir /tmp/demo",
