@@ -38,7 +38,7 @@ build: go-version bin/muster ## build bin/muster with everything an image needs 
 
 bin/muster: $(SRC) $(PAYLOAD)/bb.zst $(PAYLOAD)/muster-agent.zst $(wildcard images/*.yaml images/keys/*)
 	@echo "building bin/muster"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/muster
+	@$(GO) run ./internal/mkmuster -version "$(VERSION)" -o $@
 
 $(PAYLOAD)/muster-agent.zst: $(SRC)
 	@echo "building the node's programs"

@@ -119,22 +119,6 @@ func copyText(u api.ImageUserland) string {
 	return fmt.Sprintf("%s (copy: cp %s %s)", u.File, u.Blob, u.File)
 }
 
-// userlandPlace says where a node has its userland, and what of its memory that takes.
-func userlandPlace(n api.Node) string {
-	sw := n.Software
-	switch {
-	case sw.UserlandIn == api.UserlandShare && sw.UserlandStalled != "":
-		return sw.UserlandStalled
-	case sw.UserlandIn == api.UserlandShare:
-		return "read from " + sw.UserlandFrom + ", takes no memory for good"
-	case sw.UserlandIn == api.UserlandMemory:
-		return fmt.Sprintf("in memory, %s", size(sw.UserlandBytes))
-	case sw.UserlandWanted != "" && n.Stage != "":
-		return n.Stage
-	}
-	return "no userland"
-}
-
 // writeImageSet says what was set.
 func writeImageSet(w io.Writer, img api.Image, s api.ImageSettings) error {
 	var b strings.Builder

@@ -1,8 +1,8 @@
+//go:build !run
+
 package main
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 )
 
@@ -14,7 +14,7 @@ func commands() []*cobra.Command {
 		newImageCommand(at), newShareCommand(at), newBootCommand(at), newConfigCommand(at),
 	}
 	for _, c := range users {
-		c.PersistentFlags().StringVar(&at.addr, "head", os.Getenv("MUSTER_HEAD"), "the head: `path` of its socket or https address (MUSTER_HEAD)")
+		at.add(c)
 	}
 	all := append(users, newDemoCommand(), newBuildCommand(), newLockCommand(), newVerifyCommand(), newPersonalizeCommand(), newHeadCommand(), newHeadChildCommand(), newHeadEngineCommand(), newVersionCommand())
 	return append(all, newDemoInsideCommands()...)

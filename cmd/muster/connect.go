@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,11 @@ import (
 
 // headFlag is where the head is said to be.
 type headFlag struct{ addr string }
+
+// add gives a command the flag.
+func (h *headFlag) add(c *cobra.Command) {
+	c.PersistentFlags().StringVar(&h.addr, "head", os.Getenv("MUSTER_HEAD"), "the head: `path` of its socket or https address (MUSTER_HEAD)")
+}
 
 // caller is a command's connection with the head.
 type caller struct {
