@@ -9,8 +9,11 @@ import (
 // shimMain holds one task. Only the agent starts it, with descriptors that
 // nobody else passes.
 func shimMain(args []string) error {
-	if len(args) != 1 {
-		return errors.New("shim takes the folder of one task; it is started by the agent")
+	switch len(args) {
+	case 0:
+		return task.WaitingShim()
+	case 1:
+		return task.Shim(args[0])
 	}
-	return task.Shim(args[0])
+	return errors.New("shim takes the folder of one task; it is started by the agent")
 }

@@ -134,7 +134,22 @@ func (r *remote) startShim(lock *os.File) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a socket for the shim: %w", err)
 	}
-	process, err := r.spawn(theirs, lock)
+	log, err := os.OpenFile(filepath.Join(r.dir, fileLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("starting shim: %w", err)
+	}
+	defer log.Close()
+	if r.m.spares.take(r.dir, theirs, lock, log) {
+		return conn, nil
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("starting shim: %w", err)
+	}
+	defer null.Close()
+	process, err := r.m.spawn([]*os.File{null, null, log, theirs, lock}, r.dir)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -143,27 +158,17 @@ func (r *remote) startShim(lock *os.File) (net.Conn, error) {
 	return conn, nil
 }
 
-func (r *remote) spawn(socket, lock *os.File) (*os.Process, error) {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("starting shim: %w", err)
-	}
-	defer null.Close()
-	log, err := os.OpenFile(filepath.Join(r.dir, fileLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("starting shim: %w", err)
-	}
-	defer log.Close()
+// spawn starts the program of shims with descriptors from 0 on.
+func (m *Manager) spawn(files []*os.File, args ...string) (*os.Process, error) {
 	sys := &syscall.SysProcAttr{Setsid: true}
-	if group, err := r.m.cgroups.shims(); err == nil && group != nil {
+	if group, err := m.cgroups.shims(); err == nil && group != nil {
 		defer group.Close()
 		sys.UseCgroupFD, sys.CgroupFD = true, int(group.Fd())
 	}
-	argv := append(append([]string(nil), r.m.cfg.Shim...), r.dir)
+	argv := append(append([]string(nil), m.cfg.Shim...), args...)
 	process, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
-		Dir: "/", Sys: sys,
-		Env:   append(os.Environ(), "GOMAXPROCS=2", "GOGC=50"),
-		Files: []*os.File{null, null, log, socket, lock},
+		Dir: "/", Sys: sys, Files: files,
+		Env: append(os.Environ(), "GOMAXPROCS=2", "GOGC=50"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting shim %s: %w", argv[0], err)

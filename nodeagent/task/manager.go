@@ -26,6 +26,7 @@ type Manager struct {
 	cgroups cgroups
 	begin   chan *remote  // tasks for Run to attend to
 	uploads chan struct{} // holds a token for each task that brings files to the head
+	spares  spares
 
 	mu    sync.Mutex
 	tasks map[api.TaskRef]*remote
@@ -61,6 +62,7 @@ func New(cfg Config) (*Manager, error) {
 		begin: make(chan *remote, cfg.Max+1), uploads: make(chan struct{}, uploads),
 		tasks: map[api.TaskRef]*remote{},
 	}
+	m.spares.m = m
 	if err := m.adopt(); err != nil {
 		return nil, err
 	}
@@ -100,6 +102,7 @@ func (m *Manager) adopt() error {
 // Run attends to tasks until ctx is done. The tasks themselves go on.
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { m.spares.run(ctx); return nil })
 	repeat := time.NewTicker(repeatEvery)
 	defer repeat.Stop()
 	for {

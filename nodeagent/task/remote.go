@@ -338,6 +338,9 @@ func (r *remote) record(ev api.TaskEvent) {
 	}
 	r.events = append(r.events, sentEvent{ev: ev, at: time.Now()})
 	_ = r.m.cfg.Uplink.Event(ev) // repeated until it is acknowledged
+	if ev.State.Ended() {        // before that, it would take time from the task's start
+		go r.m.spares.fill()
+	}
 }
 
 // repeatEvents sends events again that were sent before a time and not
