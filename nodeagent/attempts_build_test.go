@@ -17,7 +17,7 @@ type weakening struct{ file, old, new string }
 // weakenings are all of them. w(name) tells whether a protection is off.
 var weakenings = []weakening{
 	// The in-namespace init.
-	{"cmd/muster-init/main.go", "\tinherit()\n\t// Signals", "\t// Signals"},
+	{"cmd/muster-init/main.go", "\tinherit()\n\tignoreSignals()", "\tignoreSignals()"},
 	{"cmd/muster-init/main.go", "\tsyscall.Close(fdConfig)\n\tif err == nil {", "\tweaken(&c)\n\tinherit()\n\tif err == nil {"},
 	{"cmd/muster-init/mounts.go", "cloneMount(c.work, false)", "cloneMount(cmp.Or(workFrom, c.work), false)"},
 	{"cmd/muster-init/mounts.go", "import (\n", "import (\n\t\"cmp\"\n"},

@@ -55,7 +55,7 @@ type share struct {
 type file struct{ from, to string }
 
 // configMagic begins the orders, with the version of their format.
-const configMagic = "muster-init 4"
+const configMagic = "muster-init 5"
 
 var errCut = errors.New("reading orders: they are cut off")
 

@@ -8,8 +8,8 @@
 //
 // It is started by the task's shim with the program's standard input,
 // output and error as 0, 1 and 2, a file with its orders as 3 (config.go) and
-// a pipe as 4 on which it says, a line each, what became of the program
-// (report.go). For a task with a terminal, 5 is a socket that takes the master's end of it. The
+// a socket as 4 on which it says, a line each, what became of the program
+// (report.go), and is told signals for it, a byte each. For a task with a terminal, 5 is a socket that takes the master's end of it. The
 // program inherits none of these. muster-init imports nothing but
 // the standard library's thinnest parts: it stays in memory with each task, and
 // it must be found at one path on every node that a task may move to.
@@ -18,11 +18,10 @@
 package main
 
 import (
-	"os"
-	"os/signal"
 	"runtime"
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 )
 
 // The descriptors that the shim passes.
@@ -36,11 +35,7 @@ const (
 func main() {
 	runtime.LockOSThread() // become says why
 	inherit()
-	// Signals that come while the program is being started are kept, and
-	// passed on as soon as it runs.
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-
+	ignoreSignals()
 	c, err := readConfig(fdConfig)
 	syscall.Close(fdConfig)
 	if err == nil {
@@ -59,7 +54,7 @@ func main() {
 		syscall.Exit(1)
 	}
 	var stopped atomic.Bool
-	go forward(signals, pid, &stopped)
+	go forward(pid, &stopped)
 	ws := reap(pid, &stopped)
 	code := ws.ExitStatus()
 	if ws.Signaled() {
@@ -89,31 +84,34 @@ func inherit() {
 	syscall.CloseOnExec(fdConsole)
 }
 
-// signalStop stands for SIGSTOP, which cannot be caught, on the way from the
-// shim to the program.
-const signalStop = syscall.Signal(63)
+// ignoreSignals makes this process take no notice of signals by which a Go program would end. The program's come
+// from the shim by the socket: a handler for each signal would take the Go runtime longer than all else that
+// is done here. In the program they are as they are in every new process.
+func ignoreSignals() {
+	ignore := struct{ handler, flags, restorer, mask uintptr }{handler: 1} // SIG_IGN
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGABRT} {
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&ignore)), 0, unsafe.Sizeof(ignore.mask), 0, 0)
+	}
+}
 
-// signalPipe stands for SIGPIPE, which also comes when the shim is gone.
-const signalPipe = syscall.Signal(62)
-
-// forward sends signals to the program's process group. A stopped one is continued by those
+// forward sends the signals that the shim names to the program's process group. A stopped one is continued by those
 // that end it, as shells do it: it could not take them else.
-func forward(c <-chan os.Signal, pid int, stopped *atomic.Bool) {
-	for s := range c {
-		n, ok := s.(syscall.Signal)
-		switch {
-		// SIGURG is the Go runtime's own, SIGCHLD tells of a child's end, SIGPIPE
-		// of a shim that is gone.
-		case !ok || n == syscall.SIGURG || n == syscall.SIGCHLD || n == syscall.SIGPIPE:
+func forward(pid int, stopped *atomic.Bool) {
+	var b [64]byte
+	for {
+		n, err := syscall.Read(fdReport, b[:])
+		if err == syscall.EINTR {
 			continue
-		case n == signalStop:
-			n = syscall.SIGSTOP
-		case n == signalPipe:
-			n = syscall.SIGPIPE
 		}
-		syscall.Kill(-pid, n)
-		if stopped.Load() && (n == syscall.SIGTERM || n == syscall.SIGHUP) {
-			syscall.Kill(-pid, syscall.SIGCONT)
+		if n <= 0 {
+			return // the shim has ended, and this process is about to
+		}
+		for _, n := range b[:n] {
+			sig := syscall.Signal(n)
+			syscall.Kill(-pid, sig)
+			if stopped.Load() && (sig == syscall.SIGTERM || sig == syscall.SIGHUP) {
+				syscall.Kill(-pid, syscall.SIGCONT)
+			}
 		}
 	}
 }

@@ -20,11 +20,9 @@ func (p *pipes) openConsole() error {
 		}
 		p.theirs = append(p.theirs, null)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
+	if err := p.openReport(); err != nil {
 		return err
 	}
-	p.report, p.theirs = r, append(p.theirs, w)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -11,18 +11,11 @@ import (
 	"muster/api"
 )
 
-// signalStop stands for SIGSTOP on the way to the in-namespace init, which
-// cannot catch that one.
-const signalStop = unix.Signal(63)
-
-// signalPipe stands for SIGPIPE, which init gets by itself when the shim is gone.
-const signalPipe = unix.Signal(62)
-
 // initConfig writes the orders for the in-namespace init, as
 // cmd/muster-init/config.go reads them.
 func initConfig(t api.TaskStart, v View, work string, env, tmpfs []string) ([]byte, error) {
 	settings := []string{
-		"muster-init 4", "host=" + t.Host, "root=" + v.Root, "work=" + work, "dir=" + api.DecodeText(t.Dir),
+		"muster-init 5", "host=" + t.Host, "root=" + v.Root, "work=" + work, "dir=" + api.DecodeText(t.Dir),
 		"uid=" + decimal(t.Owner.UID), "gid=" + decimal(t.Owner.GID),
 		"stdout=" + api.DecodeText(t.Output), "stderr=" + api.DecodeText(t.Errors),
 	}

@@ -53,7 +53,7 @@ func openPipes(t api.TaskStart) (p *pipes, err error) {
 		}
 		p.theirs = append(p.theirs, null)
 	}
-	for _, ours := range []**os.File{&p.stdout, &p.stderr, &p.report} {
+	for _, ours := range []**os.File{&p.stdout, &p.stderr} {
 		if ours == &p.stderr && t.OneOutput {
 			p.theirs = append(p.theirs, p.theirs[1])
 			continue
@@ -62,12 +62,22 @@ func openPipes(t api.TaskStart) (p *pipes, err error) {
 		if err != nil {
 			return p, err
 		}
-		if ours != &p.report {
-			unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, largePipe) // a wish
-		}
+		unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, largePipe) // a wish
 		*ours, p.theirs = r, append(p.theirs, w)
 	}
-	return p, nil
+	return p, p.openReport()
+}
+
+// openReport makes the socket on which init says what becomes of the program, and is told signals.
+func (p *pipes) openReport() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	p.theirs = append(p.theirs, os.NewFile(uintptr(pair[1]), "report"))
+	err = unix.SetNonblock(pair[0], true)
+	p.report = os.NewFile(uintptr(pair[0]), "report")
+	return err
 }
 
 func (p *pipes) closeTheirs() {

@@ -31,19 +31,20 @@ func (s *shim) signal(sig unix.Signal) {
 			s.held = append(s.held, sig)
 		}
 	case s.process != nil:
-		s.process.Signal(toInit(sig))
+		s.tell(sig)
 	}
 }
 
-// toInit translates what init itself could not receive.
-func toInit(sig unix.Signal) unix.Signal {
-	switch sig {
-	case unix.SIGSTOP:
-		return signalStop
-	case unix.SIGPIPE:
-		return signalPipe
+// tell has init send a signal to the program. It does not wait: who does not read thousands of signals would not
+// take one more. s.mu is held.
+func (s *shim) tell(sig unix.Signal) {
+	rc, err := s.report.SyscallConn()
+	if err != nil {
+		return // it was closed with the end of the task
 	}
-	return sig
+	_ = rc.Control(func(fd uintptr) {
+		_ = unix.Sendto(int(fd), []byte{byte(sig)}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+	})
 }
 
 // kill ends every process of the task. The namespace's init takes all others
@@ -67,7 +68,7 @@ func (s *shim) running() {
 	defer s.mu.Unlock()
 	s.started = true
 	for _, sig := range s.held {
-		s.process.Signal(toInit(sig))
+		s.tell(sig)
 	}
 	s.held = nil
 }
@@ -108,7 +109,7 @@ func (s *shim) execute() api.TaskEvent {
 		return failed(err)
 	}
 	s.mu.Lock()
-	s.process, s.changed = process, true
+	s.process, s.report, s.changed = process, p.report, true
 	s.wake.Broadcast()
 	if len(s.held) > 0 && s.held[0] == unix.SIGKILL {
 		s.kill()
