@@ -236,6 +236,9 @@ func (js *jobs) TaskEvent(ctx context.Context, node string, ev api.TaskEvent) er
 		return j.end(ev.Index, ev, written)
 	})
 	b := js.rec.now()
+	if j.state.Ended() {
+		j.feed.changed() // its client need not wait for the record
+	}
 	js.mu.Unlock()
 	return b.wait(ctx)
 }
@@ -292,6 +295,9 @@ func (js *jobs) appended(id uint64, index int) {
 		written, _ := js.out.peek(id, index)
 		if js.mutate(j, index, func() bool { return j.complete(index, written) }) {
 			js.rec.now()
+			if j.state.Ended() {
+				j.feed.changed()
+			}
 		}
 	}
 	j.feed.output(index)

@@ -27,8 +27,8 @@ func (js *jobs) watch(ctx context.Context, id uint64) (watched, error) {
 	return watched{id: id, tasks: len(v.Tasks), owner: v.Owner}, err
 }
 
-// state is the job now; over tells that it has ended and that this is
-// durable.
+// state is the job now; over tells that it has ended and that this stays so: each end is durable, or the task's node
+// says it again to a head that did not record it.
 func (js *jobs) state(ctx context.Context, id uint64) (v api.Job, over bool, err error) {
 	js.mu.Lock()
 	j := js.jobs[id]
@@ -43,7 +43,9 @@ func (js *jobs) state(ctx context.Context, id uint64) (v api.Job, over bool, err
 		if !over {
 			break
 		}
-		_, over = js.endDurable[logKey{id, i}]
+		if _, over = js.endDurable[logKey{id, i}]; !over {
+			over = j.tasks[i].repeated
+		}
 	}
 	return js.viewLocked(j), over, nil
 }

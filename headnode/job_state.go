@@ -51,6 +51,8 @@ type task struct {
 	stops   int    // how often it was stopped
 	missing int    // reports of its node in a row that did not have it
 	sent    bool   // a start may have reached the node
+	// repeated: how it ended is what its node says, and says again until that is recorded.
+	repeated bool
 }
 
 // active tells whether the task takes cores of its node.
@@ -171,6 +173,7 @@ func (j *job) end(i int, ev api.TaskEvent, written int64) bool {
 	if t.err != "" && t.exit == 0 {
 		t.exit = exitLost
 	}
+	t.repeated = !j.canceling
 	t.state = api.JobFinished
 	if t.exit != 0 || ev.State == api.JobFailed {
 		t.state = api.JobFailed

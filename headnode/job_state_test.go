@@ -166,7 +166,7 @@ func checkReload(t *rapid.T, j *job) {
 	got := all[j.id]
 	for i := range j.tasks { // what is not recorded, and why of many
 		want := &j.tasks[i]
-		want.sent = want.phase == phasePlaced
+		want.sent, want.repeated = want.phase == phasePlaced, false
 		if len(j.tasks) > 4 {
 			want.why = ""
 		}
