@@ -42,7 +42,7 @@ func main() { os.Exit(mainStatus()) }
 // mainStatus is main for tests: the program's exit status.
 func mainStatus() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	defer func() { go stop() }() // the program's end does as well
 	return execute(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 

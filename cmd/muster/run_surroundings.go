@@ -135,7 +135,7 @@ func passSignals(ctx context.Context, terminal bool) (s *signals, stop func()) {
 			}
 		}
 	}()
-	return &signals{got, passed}, func() { signal.Stop(got) }
+	return &signals{got, passed}, func() { go signal.Stop(got) } // nobody waits for that: it takes time for each signal
 }
 
 // catchPipe has writes to a reader that is gone fail, in place of an end of this process, until the
@@ -144,5 +144,5 @@ func passSignals(ctx context.Context, terminal bool) (s *signals, stop func()) {
 func catchPipe() (stop func()) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGPIPE)
-	return func() { signal.Stop(c) }
+	return func() { go signal.Stop(c) }
 }

@@ -67,6 +67,7 @@ func (s *shim) running() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started = true
+	time.AfterFunc(settleAfter, settle)
 	for _, sig := range s.held {
 		s.tell(sig)
 	}

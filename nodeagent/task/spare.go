@@ -34,6 +34,9 @@ type spares struct {
 // once, since that would take time from the start of the task.
 const refillAfter = 100 * time.Millisecond
 
+// restAfter is when a shim that waits gives back what it has read: it takes a moment longer to begin then.
+const restAfter = 10 * time.Second
+
 // fill starts a shim that waits unless there is one.
 func (s *spares) fill() {
 	s.mu.Lock()
@@ -115,6 +118,7 @@ func WaitingShim() error {
 	unix.CloseOnExec(fdAgent)
 	Protect()
 	getReady()
+	rest := time.AfterFunc(restAfter, settle)
 	dir := make([]byte, unix.PathMax)
 	rights := make([]byte, unix.CmsgSpace(3*4))
 	var n, rn int
@@ -131,6 +135,7 @@ func WaitingShim() error {
 	if n == 0 { // the agent has ended
 		return nil
 	}
+	rest.Stop()
 	list, err := unix.ParseSocketControlMessage(rights[:rn])
 	if err != nil || len(list) != 1 {
 		return fmt.Errorf("waiting for a task: an order without descriptors: %w", errors.Join(err, io.ErrUnexpectedEOF))
