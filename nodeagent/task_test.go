@@ -196,7 +196,7 @@ func TestInitHoldsNoDescriptors(t *testing.T) {
 		to, _ := os.Readlink(fd)
 		got = append(got, filepath.Base(fd)+" "+strings.TrimRight(to, "0123456789]"))
 	}
-	if diff := cmp.Diff([]string{"0 /dev/null", "1 /dev/null", "2 /dev/null", "4 pipe:["}, got); diff != "" {
+	if diff := cmp.Diff([]string{"0 /dev/null", "1 /dev/null", "2 /dev/null", "4 socket:["}, got); diff != "" {
 		t.Error(diff)
 	}
 }
