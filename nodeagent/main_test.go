@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -19,10 +20,10 @@ import (
 
 // TestMain is also the program of shims, and an agent that can be killed.
 func TestMain(m *testing.M) {
-	if len(os.Args) >= 2 && os.Args[1] == "shim" {
-		shim := task.WaitingShim
-		if len(os.Args) > 2 {
-			shim = func() error { return task.Shim(os.Args[2]) }
+	if len(os.Args) == 3 && os.Args[1] == "shim" {
+		shim := func() error { return task.Shim(os.Args[2]) }
+		if strings.HasSuffix(os.Args[2], "/") {
+			shim = task.WaitingShim
 		}
 		if err := shim(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

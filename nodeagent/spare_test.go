@@ -12,9 +12,9 @@ import (
 )
 
 // waitingShims are the shims without a task that this process has started.
-func waitingShims() []int {
+func waitingShims(n *node) []int {
 	var found []int
-	for _, f := range processes("/proc/self/exe", "shim") {
+	for _, f := range processes("/proc/self/exe", "shim", filepath.Join(n.agent.cfg.RunDir, "tasks")+"/") {
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
 		if err != nil {
 			continue
@@ -37,15 +37,15 @@ func waitingShims() []int {
 }
 
 // waitingShim waits until one shim waits that is none of those before.
-func waitingShim(t *testing.T, before ...int) int {
+func waitingShim(t *testing.T, n *node, before ...int) int {
 	t.Helper()
 	for range 60_000 {
-		if w := waitingShims(); len(w) == 1 && (len(before) == 0 || w[0] != before[0]) {
+		if w := waitingShims(n); len(w) == 1 && (len(before) == 0 || w[0] != before[0]) {
 			return w[0]
 		}
 		pause(t.Context(), time.Millisecond)
 	}
-	t.Fatalf("not one shim waits but %v", waitingShims())
+	t.Fatalf("not one shim waits but %v", waitingShims(n))
 	return 0
 }
 
@@ -53,22 +53,22 @@ func waitingShim(t *testing.T, before ...int) int {
 // nothing but time, and none is left when the agent ends.
 func TestShimWaits(t *testing.T) {
 	n := newNode(t, nil)
-	first := waitingShim(t)
+	first := waitingShim(t, n)
 	ref := n.begin(shell(1, "echo ready; sleep 1000"))
 	n.wait("the start", func() bool { return len(n.events[ref.String()]) > 0 })
 	if got := parentOf(t, n.agent.tasks.Statuses()[0].PID); got != first {
 		t.Errorf("the task's shim is %d, not %d, which waited", got, first)
 	}
-	second := waitingShim(t, first)
+	second := waitingShim(t, n, first)
 	if err := syscall.Kill(second, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if got := n.outcome(n.begin(shell(2, "echo done"))); got.Stdout != "done\n" || got.Code != 0 {
 		t.Errorf("a task after the end of the shim that waited: %+v", got)
 	}
-	waitingShim(t, second)
+	waitingShim(t, n, second)
 	n.stop()
-	if left := waitingShims(); len(left) > 0 {
+	if left := waitingShims(n); len(left) > 0 {
 		t.Errorf("the agent has ended and shims wait: %v", left)
 	}
 	if err := syscall.Kill(first, 0); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"muster/nodeagent/task"
 )
@@ -9,11 +10,11 @@ import (
 // shimMain holds one task. Only the agent starts it, with descriptors that
 // nobody else passes.
 func shimMain(args []string) error {
-	switch len(args) {
-	case 0:
-		return task.WaitingShim()
-	case 1:
-		return task.Shim(args[0])
+	if len(args) != 1 {
+		return errors.New("shim takes the folder of one task, or that of all tasks and a slash to wait for one; it is started by the agent")
 	}
-	return errors.New("shim takes the folder of one task; it is started by the agent")
+	if strings.HasSuffix(args[0], "/") {
+		return task.WaitingShim()
+	}
+	return task.Shim(args[0])
 }

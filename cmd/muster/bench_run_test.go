@@ -62,7 +62,7 @@ func tellGroups(b *testing.B) {
 }
 
 // BenchmarkRunStages tells where the time of `muster run true` goes. The stages follow each other: the start of
-// the program and its end (those of a `muster version`), the request with the record of the job, the way to
+// the program and its end (those of a `muster run --help`), the request with the record of the job, the way to
 // the node until it has taken the task, the task there with shim, init and namespaces, and the way back with the
 // record of the end. "rest" is what they leave of the whole, as it is on average.
 func BenchmarkRunStages(b *testing.B) {
@@ -72,7 +72,7 @@ func BenchmarkRunStages(b *testing.B) {
 	var whole, start, submit, place, task, end timings
 	for b.Loop() {
 		whole = append(whole, timed(b, program("run", "true")))
-		start = append(start, timed(b, program("version")))
+		start = append(start, timed(b, program("run", "--help")))
 		fresh, err := client.New(c.socket())
 		if err != nil {
 			b.Fatal(err)

@@ -33,12 +33,16 @@ func BenchmarkIdle(b *testing.B) {
 		b.Fatalf("muster run -d: status %d: %s", r.status, r.stderr)
 	}
 	pids := c.children()
-	c.eventually(agentTime, "the task has a shim", func(context.Context) (bool, error) {
+	c.eventually(agentTime, "the task has a shim and another one waits", func(context.Context) (bool, error) {
 		shims := processesWith("shim\x00" + a.dir + "/")
 		for _, pid := range shims {
-			pids["shim"] = pid
+			name := "waiting-shim"
+			if hasChild(pid) {
+				name = "shim"
+			}
+			pids[name] = pid
 		}
-		return len(shims) == 1, nil // those of the jobs before are gone
+		return len(shims) == 2 && pids["shim"] != pids["waiting-shim"], nil // those of the jobs before are gone
 	})
 	pids["keeper"], pids["agent"] = c.head.Process.Pid, a.agentPID(b)
 	used := map[string]time.Duration{}
@@ -58,6 +62,15 @@ func BenchmarkIdle(b *testing.B) {
 		b.ReportMetric(processMB(b, strconv.Itoa(pid)), "MB-rss/"+name)
 		b.ReportMetric(100*used[name].Seconds()/total.Seconds(), "%cpu/"+name)
 	}
+}
+
+// hasChild tells whether a process is the parent of another one.
+func hasChild(pid int) bool {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // one for each thread
+	return slices.ContainsFunc(lists, func(file string) bool {
+		b, err := os.ReadFile(file)
+		return err == nil && len(b) > 0
+	})
 }
 
 // agentPID is the process of the agent.

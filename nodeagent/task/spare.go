@@ -101,7 +101,7 @@ func (m *Manager) startWaiting() (*net.UnixConn, *os.Process, error) {
 	}
 	defer null.Close()
 	// The last one keeps the place of the lock free.
-	process, err := m.spawn([]*os.File{null, null, null, theirs, null})
+	process, err := m.spawn([]*os.File{null, null, null, theirs, null}, m.cfg.Dir+"/")
 	if err != nil {
 		c.Close()
 		return nil, nil, err
@@ -109,8 +109,9 @@ func (m *Manager) startWaiting() (*net.UnixConn, *os.Process, error) {
 	return c.(*net.UnixConn), process, nil
 }
 
-// WaitingShim waits for the agent that started it to say which task it holds, and is [Shim] then. Without a
-// task it returns when the agent ends. It is the whole of a process.
+// WaitingShim is what a shim is whose folder is that of all tasks, with a slash at its end: it waits for the agent that
+// started it to say which task it holds, and is [Shim] then. Without a task it returns when the agent ends. It is the
+// whole of a process.
 func WaitingShim() error {
 	if kind, err := unix.GetsockoptInt(fdAgent, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
 		return errors.New("shim takes the folder of one task; it is started by the agent")
