@@ -16,13 +16,6 @@ import (
 	"runtime"
 )
 
-// runFiles are those of cmd/muster that the verb run takes.
-var runFiles = []string{
-	"main.go", "commands_run.go", "cmd_run.go", "cmd_version.go", "connect.go", "completion.go", "usage.go", "harmless.go", "table.go",
-	"prefix.go", "run_screen.go", "run_surroundings.go", "run_suspend.go", "run_terminal.go", "wait_notice.go",
-	"cmd_job.go", "cmd_job_fetch.go", "cmd_node.go", "cmd_node_image.go", "cmd_node_label.go",
-}
-
 // runAddress is where the text of the small program begins: far behind the other one's end, and one page behind
 // its own headers, as the linker has it.
 const runAddress = "0x20001000"
@@ -50,11 +43,12 @@ func run(out, version string) error {
 		return err
 	}
 	if runtime.GOARCH == "amd64" {
-		args := []string{"-tags", "run"}
-		for _, f := range runFiles {
-			args = append(args, filepath.Join(dir, f))
+		const tag = "run"
+		files, err := filesFor(dir, tag, "main.go", "commands_run.go")
+		if err != nil {
+			return fmt.Errorf("choosing the files of muster run: %w", err)
 		}
-		small, err := build(filepath.Join(tmp, "run"), flags+" -T "+runAddress, args...)
+		small, err := build(filepath.Join(tmp, "run"), flags+" -T "+runAddress, append([]string{"-tags", tag}, files...)...)
 		if err != nil {
 			return err
 		}
