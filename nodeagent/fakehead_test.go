@@ -82,6 +82,21 @@ func newFakeHead(t testing.TB) *fakeHead {
 
 func (h *fakeHead) pin() string { return api.Pin(h.pub) }
 
+// free waits until nobody has the address: a process that the agent, which is in this one, has just started holds what
+// was open here until it runs its program.
+func (h *fakeHead) free(addr string) {
+	h.t.Helper()
+	for range 10_000 {
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			l.Close()
+			return
+		}
+		pause(h.t.Context(), time.Millisecond)
+	}
+	h.t.Fatalf("%s is in use", addr)
+}
+
 // start runs the server; again after stop, at the same address.
 func (h *fakeHead) start(addr string) {
 	h.t.Helper()
@@ -90,6 +105,8 @@ func (h *fakeHead) start(addr string) {
 	fmt.Sscan(port, &n)
 	if n == 0 {
 		n = -1
+	} else {
+		h.free(addr)
 	}
 	srv, err := server.NewServer(&server.Options{
 		Host: host, Port: n, NoSigs: true, NoLog: true,
