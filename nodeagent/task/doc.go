@@ -8,6 +8,7 @@
 // holds standard input, output and error, numbers and keeps the output until
 // the head has it, and knows how the task ended until the head has that too.
 // In the task's namespaces cmd/muster-init is process 1.
+// One shim is started ahead of time and waits for the next task (spare.go).
 //
 // Read manager.go, then remote.go (the agent's view of one task) and launch.go,
 // then shim.go (how it serves the agent) and program.go (how it runs the
