@@ -51,8 +51,11 @@ type mount struct{ what, where, kind, options string }
 func start(ctx context.Context) error {
 	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
 	for _, m := range []mount{
-		{"proc", "/proc", "proc", ""}, {"sysfs", "/sys", "sysfs", ""}, {"devtmpfs", "/dev", "devtmpfs", ""},
-		{"tmpfs", "/run", "tmpfs", "mode=755"}, {"tmpfs", "/tmp", "tmpfs", "mode=1777"},
+		{"proc", "/proc", "proc", ""},
+		{"sysfs", "/sys", "sysfs", ""},
+		{"devtmpfs", "/dev", "devtmpfs", ""},
+		{"tmpfs", "/run", "tmpfs", "mode=755"},
+		{"tmpfs", "/tmp", "tmpfs", "mode=1777"},
 	} {
 		if err := m.mount(); err != nil && !errors.Is(err, unix.EBUSY) {
 			return err
