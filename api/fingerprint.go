@@ -44,3 +44,14 @@ func shortForm(sum []byte) string {
 	s := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:10]))
 	return s[0:4] + "-" + s[4:8] + "-" + s[8:12] + "-" + s[12:16]
 }
+
+// IsFingerprint tells whether text has the form of a [Fingerprint].
+func IsFingerprint(text string) bool {
+	groups := strings.Split(text, "-")
+	for _, g := range groups {
+		if len(g) != 4 || strings.Trim(g, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+			return false
+		}
+	}
+	return len(groups) == 4
+}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net"
 	"strings"
 )
 
@@ -36,17 +37,21 @@ func CutLabel(item string) (label string, ok bool) { return strings.CutPrefix(it
 // LabelItem is the item of a node list that stands for all nodes with a label.
 func LabelItem(label string) string { return labelPrefix + label }
 
-// ParseNodeList expands a host list in which items may be labels too, as in n1,label:gpu. Labels stay
-// items of the result, as [CutLabel] reads them, behind the names.
+// ParseNodeList expands a host list in which items may also be fingerprints and MAC addresses, which stay as they are, and
+// labels, as in n1,label:gpu. Labels stay items of the result, as [CutLabel] reads them, behind the others.
 func ParseNodeList(list string) ([]string, error) {
 	items, err := splitHostList(list)
 	if err != nil {
 		return nil, err
 	}
-	var hosts, labels []string
+	var hosts, machines, labels []string
 	seen := map[string]bool{}
 	for _, item := range items {
 		label, ok := CutLabel(item)
+		if !ok && (IsFingerprint(item) || isMAC(item)) {
+			machines = append(machines, item)
+			continue
+		}
 		if !ok {
 			hosts = append(hosts, item)
 			continue
@@ -59,12 +64,18 @@ func ParseNodeList(list string) ([]string, error) {
 			labels = append(labels, item)
 		}
 	}
-	if len(hosts) == 0 && len(labels) > 0 {
-		return labels, nil
+	machines = append(machines, labels...)
+	if len(hosts) == 0 && len(machines) > 0 {
+		return machines, nil
 	}
 	names, err := ParseHostList(strings.Join(hosts, ","))
 	if err != nil {
 		return nil, err
 	}
-	return append(names, labels...), nil
+	return append(names, machines...), nil
+}
+
+func isMAC(item string) bool {
+	mac, err := net.ParseMAC(item)
+	return err == nil && len(mac) == 6
 }

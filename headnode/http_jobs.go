@@ -102,8 +102,16 @@ func (s *httpServer) noNode(on string, err error) error {
 	if api.CodeOf(err) != api.CodeNotFound || on == "" || s.cfg.Nodes == nil {
 		return err
 	}
-	if _, why := s.cfg.Nodes.Expand(on); why != nil && api.CodeOf(why) != api.CodeNotFound {
+	nodes, why := s.cfg.Nodes.Expand(on)
+	switch {
+	case why != nil && api.CodeOf(why) != api.CodeNotFound:
 		return why
+	case why == nil: // by fingerprint or MAC, which another machine may have next year
+		names := make([]string, len(nodes))
+		for i, n := range nodes {
+			names[i] = n.Name
+		}
+		return &api.Error{Code: api.CodeInvalid, Msg: fmt.Sprintf("a job asks for nodes by name, not by %s", on), Hint: "write --on " + api.FormatHostList(names)}
 	}
 	return err
 }

@@ -56,7 +56,7 @@ func TestShimWaits(t *testing.T) {
 	first := waitingShim(t, n)
 	ref := n.begin(shell(1, "echo ready; sleep 1000"))
 	n.wait("the start", func() bool { return len(n.events[ref.String()]) > 0 })
-	if got := parentOf(t, n.agent.tasks.Statuses()[0].PID); got != first {
+	if got := parentOf(t, n.initPID()); got != first {
 		t.Errorf("the task's shim is %d, not %d, which waited", got, first)
 	}
 	second := waitingShim(t, n, first)

@@ -203,12 +203,24 @@ func TestTaskGoesOnWithoutAgent(t *testing.T) {
 	}
 }
 
+// initPID is the process of the in-namespace init of the node's only task. A program may be quicker than the word that
+// it was started.
+func (n *node) initPID() int {
+	n.t.Helper()
+	for {
+		if pid := n.agent.tasks.Statuses()[0].PID; pid != 0 {
+			return pid
+		}
+		pause(n.t.Context(), time.Millisecond)
+	}
+}
+
 func TestShimIsKilled(t *testing.T) {
 	n := newNode(t, nil)
 	mark := fmt.Sprintf("4%d", os.Getpid())
 	ref := n.begin(shell(1, "setsid sleep "+mark+" & echo ready; sleep "+mark))
 	n.wait("output", func() bool { return n.outputOf(ref.String()).all > 0 })
-	pid := parentOf(t, n.agent.tasks.Statuses()[0].PID)
+	pid := parentOf(t, n.initPID())
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +302,7 @@ func TestTaskWaitsForHead(t *testing.T) {
 	for _, err := os.Stat(fifo); err != nil; _, err = os.Stat(fifo) {
 		pause(t.Context(), time.Millisecond)
 	}
-	shim := parentOf(t, n.agent.tasks.Statuses()[0].PID)
+	shim := parentOf(t, n.initPID())
 	kept := func() int64 { // what the memory file of the shim holds
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", shim))
 		for _, f := range files {

@@ -187,7 +187,7 @@ func TestInitHoldsNoDescriptors(t *testing.T) {
 	ref := n.begin(shell(1, "echo ready; sleep 1000"))
 	// The output may come before init has let go of what the program got; the event does not.
 	n.wait("the start", func() bool { return len(n.events[ref.String()]) > 0 })
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.agent.tasks.Statuses()[0].PID))
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.initPID()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestInitHoldsNoDescriptors(t *testing.T) {
 		to, _ := os.Readlink(fd)
 		got = append(got, filepath.Base(fd)+" "+strings.TrimRight(to, "0123456789]"))
 	}
-	if diff := cmp.Diff([]string{"0 /dev/null", "1 /dev/null", "2 /dev/null", "4 socket:["}, got); diff != "" {
+	if diff := cmp.Diff([]string{"0 /dev/null", "1 /dev/null", "2 /dev/null", "4 pipe:[", "5 pipe:["}, got); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -377,7 +377,7 @@ func TestTaskIsStoppedAndContinued(t *testing.T) {
 	ref := n.begin(shell(1, "while :; do echo x; sleep 0.02; done"))
 	length := func() int64 { return n.outputOf(ref.String()).all }
 	n.wait("output", func() bool { return length() > 0 })
-	program := childOf(t, n.agent.tasks.Statuses()[0].PID)
+	program := childOf(t, n.initPID())
 	state := func() string { return statusField(t, program, "State")[:1] }
 	signal := func(s syscall.Signal) {
 		n.ask(n.key, api.VerbSignal, api.TaskSignal{TaskRef: ref, Signal: int(s)})

@@ -8,8 +8,9 @@
 //
 // It is started by the task's shim with the program's standard input,
 // output and error as 0, 1 and 2, a file with its orders as 3 (config.go) and
-// a socket as 4 on which it says, a line each, what became of the program
-// (report.go), and is told signals for it, a byte each. For a task with a terminal, 5 is a socket that takes the master's end of it. The
+// a pipe as 4 on which it says, a line each, what became of the program
+// (report.go), and a pipe as 5 by which it is told signals for it, a byte each: pipes, since a checkpoint takes no socket whose other end is
+// outside. For a task with a terminal, 6 is a socket that takes the master's end of it, and is closed then. The
 // program inherits none of these. muster-init imports nothing but
 // the standard library's thinnest parts: it stays in memory with each task, and
 // it must be found at one path on every node that a task may move to.
@@ -28,8 +29,9 @@ import (
 const (
 	fdConfig = 3
 	fdReport = 4
+	fdSignal = 5
 	// fdConsole is there for a task with a terminal.
-	fdConsole = 5
+	fdConsole = 6
 )
 
 func main() {
@@ -81,11 +83,12 @@ func inherit() {
 	syscall.RawSyscall(sysCloseRange, fdConsole+1, ^uintptr(0)>>32, 0)
 	syscall.CloseOnExec(fdConfig)
 	syscall.CloseOnExec(fdReport)
+	syscall.CloseOnExec(fdSignal)
 	syscall.CloseOnExec(fdConsole)
 }
 
 // ignoreSignals makes this process take no notice of signals by which a Go program would end. The program's come
-// from the shim by the socket: a handler for each signal would take the Go runtime longer than all else that
+// from the shim by a pipe: a handler for each signal would take the Go runtime longer than all else that
 // is done here. In the program they are as they are in every new process.
 func ignoreSignals() {
 	ignore := struct{ handler, flags, restorer, mask uintptr }{handler: 1} // SIG_IGN
@@ -99,7 +102,7 @@ func ignoreSignals() {
 func forward(pid int, stopped *atomic.Bool) {
 	var b [64]byte
 	for {
-		n, err := syscall.Read(fdReport, b[:])
+		n, err := syscall.Read(fdSignal, b[:])
 		if err == syscall.EINTR {
 			continue
 		}

@@ -12,7 +12,7 @@ const (
 	exitNotFound = 127
 )
 
-// report says on the shim's socket what happened: "started PID" (in the
+// report says on the shim's pipe what happened: "started PID" (in the
 // namespace), "stopped SIGNAL", "continued 0", "exit CODE", "signal N". It returns false when the shim is gone.
 func report(what string, n int) bool {
 	return write(what + " " + strconv.Itoa(n) + "\n")

@@ -83,6 +83,11 @@ func TestBadInput(t *testing.T) {
 		b.wait(api.NodeRejected)
 		b.waitSaid("state=rejected")
 		checkRefused(t, c.muster("", "run", "--on", n.Fingerprint, "true"), "is rejected and no node", "muster node approve")
+		ready, err := c.client.Node(t.Context(), "n1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkRefused(t, c.muster("", "run", "--on", ready.Fingerprint, "true"), "write --on n1")
 	})
 
 	t.Run("unknown node", func(t *testing.T) {

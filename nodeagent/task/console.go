@@ -20,7 +20,7 @@ func (p *pipes) openConsole() error {
 		}
 		p.theirs = append(p.theirs, null)
 	}
-	if err := p.openReport(); err != nil {
+	if err := p.openControl(); err != nil {
 		return err
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

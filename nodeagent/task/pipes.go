@@ -20,10 +20,12 @@ type pipes struct {
 	stdout *os.File
 	stderr *os.File // nil: it comes with the output
 	report *os.File
+	// signals takes those for the program, a byte each.
+	signals *os.File
 	// console is where the master's end of a terminal comes from, which then is stdin and
 	// stdout. Nil: there is none.
 	console *os.File
-	// theirs are the other ends: input, output, error, report, console.
+	// theirs are the other ends: input, output, error, report, signals, console.
 	theirs []*os.File
 }
 
@@ -65,19 +67,21 @@ func openPipes(t api.TaskStart) (p *pipes, err error) {
 		unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, largePipe) // a wish
 		*ours, p.theirs = r, append(p.theirs, w)
 	}
-	return p, p.openReport()
+	return p, p.openControl()
 }
 
-// openReport makes the socket on which init says what becomes of the program, and is told signals.
-func (p *pipes) openReport() error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// openControl makes the pipes on which init says what becomes of the program, and is told signals.
+func (p *pipes) openControl() error {
+	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	p.theirs = append(p.theirs, os.NewFile(uintptr(pair[1]), "report"))
-	err = unix.SetNonblock(pair[0], true)
-	p.report = os.NewFile(uintptr(pair[0]), "report")
-	return err
+	p.report, p.theirs = r, append(p.theirs, w)
+	if r, w, err = os.Pipe(); err != nil {
+		return err
+	}
+	p.signals, p.theirs = w, append(p.theirs, r)
+	return nil
 }
 
 func (p *pipes) closeTheirs() {
@@ -92,7 +96,7 @@ func (p *pipes) close() {
 	if p.stdin != nil {
 		p.stdin.Close()
 	}
-	for _, f := range []*os.File{p.stdout, p.stderr, p.report, p.console} {
+	for _, f := range []*os.File{p.stdout, p.stderr, p.report, p.signals, p.console} {
 		if f != nil {
 			f.Close()
 		}

@@ -38,12 +38,12 @@ func (s *shim) signal(sig unix.Signal) {
 // tell has init send a signal to the program. It does not wait: who does not read thousands of signals would not
 // take one more. s.mu is held.
 func (s *shim) tell(sig unix.Signal) {
-	rc, err := s.report.SyscallConn()
+	rc, err := s.signals.SyscallConn()
 	if err != nil {
 		return // it was closed with the end of the task
 	}
 	_ = rc.Control(func(fd uintptr) {
-		_ = unix.Sendto(int(fd), []byte{byte(sig)}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+		_, _ = unix.Write(int(fd), []byte{byte(sig)})
 	})
 }
 
@@ -110,7 +110,7 @@ func (s *shim) execute() api.TaskEvent {
 		return failed(err)
 	}
 	s.mu.Lock()
-	s.process, s.report, s.changed = process, p.report, true
+	s.process, s.signals, s.changed = process, p.signals, true
 	s.wake.Broadcast()
 	if len(s.held) > 0 && s.held[0] == unix.SIGKILL {
 		s.kill()

@@ -56,7 +56,7 @@ type shim struct {
 	told    int             // how many of them the agent was sent
 	shut    bool            // the agent knows that no input is read
 	process *os.Process     // init; nil before it runs and after it ended
-	report  *os.File        // init's socket; set together with process
+	signals *os.File        // pipe to init; set together with process
 	started bool            // the program runs: signals have a receiver
 	held    []unix.Signal   // that came before
 	words   []byte          // the end of what it wrote
