@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -127,11 +128,23 @@ func (a *agent) start(args ...string) {
 	}
 	program := "unshare"
 	// Where tasks of an agent before it live the mounts are there, and so are the tasks' working directories.
-	if shims := processesWith("shim\x00" + a.dir + "/"); len(shims) > 0 {
-		program, all = "nsenter", append([]string{"-t", strconv.Itoa(shims[0]), "-m"}, all[8:]...)
+	for _, shim := range processesWith("shim\x00" + a.dir + "/") {
+		if a.holdsTask(shim) {
+			program, all = "nsenter", append([]string{"-t", strconv.Itoa(shim), "-m"}, all[8:]...)
+			break
+		}
 	}
 	a.cmd = a.ns.Command(a.t.Context(), a.t, func(cmd *exec.Cmd) { cmd.Stdout, cmd.Stderr = log, log },
 		need.Program(a.c.t, program, "util-linux"), append(all, args...)...)
+}
+
+// holdsTask tells whether a shim has a task. One that waits for a task ends with its agent.
+func (a *agent) holdsTask(shim int) bool {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", shim))
+	return slices.ContainsFunc(files, func(f string) bool {
+		to, _ := os.Readlink(f)
+		return strings.HasPrefix(to, filepath.Join(a.dir, "tasks")+"/")
+	})
 }
 
 // kill ends the agent as a crash does. Its tasks go on.
